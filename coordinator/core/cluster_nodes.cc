@@ -1,0 +1,304 @@
+// The part of ClusterState that listens to workers.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+
+#include "coordinator/core/cluster_state.h"
+#include "coordinator/core/timestamps.h"
+
+namespace muster::coordinator {
+namespace {
+
+using v1::AllocationStatus;
+
+google::protobuf::Duration ToProto(absl::Duration duration) {
+  google::protobuf::Duration proto;
+  proto.set_seconds(absl::ToInt64Seconds(duration));
+  proto.set_nanos(static_cast<int32_t>(
+      absl::ToInt64Nanoseconds(duration - absl::Seconds(absl::ToInt64Seconds(duration)))));
+  return proto;
+}
+
+bool GoodNodeName(const std::string& name) {
+  return !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
+  });
+}
+
+bool HasProcesses(AllocationStatus::Phase phase) {
+  return phase == AllocationStatus::PHASE_STARTING || phase == AllocationStatus::PHASE_RUNNING;
+}
+
+SessionMessage Farewell(SessionId session, const std::string& reason, bool retry) {
+  SessionMessage message;
+  message.session = session;
+  message.message.mutable_goodbye()->set_reason(reason);
+  message.message.mutable_goodbye()->set_retry(retry);
+  message.close = true;
+  return message;
+}
+
+}  // namespace
+
+void ClusterState::EndSession(NodeEntry* node, const std::string& reason, bool retry, Step* step) {
+  if (node->session == 0) return;
+  sessions_.erase(node->session);
+  step->effects.messages.push_back(Farewell(node->session, reason, retry));
+  node->session = 0;
+}
+
+void ClusterState::TakeInventory(NodeEntry* node, const v1::Hello& hello, Step* step) {
+  internal::NodeRecord record = node->record;
+  record.set_name(hello.node());
+  record.set_node_uid(hello.node_uid());
+  *record.mutable_inventory() = hello.inventory();
+  if (node->record.node_uid() != hello.node_uid()) {
+    *record.mutable_join_time() = ToTimestamp(step->now.wall);
+  }
+  if (record.SerializeAsString() != node->record.SerializeAsString()) {
+    step->effects.writes.nodes[hello.node()] = record;
+  }
+  node->record = std::move(record);
+}
+
+void ClusterState::Handle(const WorkerHelloCommand& command, Step* step) {
+  const v1::Hello& hello = command.hello;
+  const std::string& name = hello.node();
+  auto refuse = [&](const std::string& reason, bool retry) {
+    step->effects.messages.push_back(Farewell(command.session, reason, retry));
+    step->effects.log.push_back(
+        LogLine{base::LogSeverity::kWarning, absl::StrCat("worker refused: ", reason), "", name});
+  };
+  if (!GoodNodeName(name)) {
+    refuse(absl::StrCat("'", name, "' is no node name; use 1 to 63 letters, digits, '-', '_', '.'"),
+           false);
+    return;
+  }
+  if (hello.protocol_version() != kProtocolVersion) {
+    refuse(absl::StrCat("this coordinator speaks protocol version ", kProtocolVersion,
+                        ", the worker ", hello.protocol_version(), "; install the same release"),
+           false);
+    return;
+  }
+  NodeEntry& node = nodes_[name];
+  const bool other_worker =
+      !node.record.node_uid().empty() && node.record.node_uid() != hello.node_uid();
+  if (other_worker && node.state != v1::Node::STATE_LOST) {
+    const v1::Inventory& holder = node.record.inventory();
+    refuse(absl::StrCat("the name ", name, " is held by another worker (host ", holder.hostname(),
+                        ", address ", holder.address(), "); start this one with another --name"),
+           node.session == 0);
+    return;
+  }
+  if (node.session != 0) {
+    // Two daemons over one state folder would otherwise throw each other out for ever.
+    EndSession(&node, "a newer connection of the same worker has taken over",
+               node.instance == hello.instance(), step);
+  }
+  node.session = command.session;
+  sessions_[command.session] = name;
+  node.instance = hello.instance();
+  TakeInventory(&node, hello, step);
+  leases_.Renew(name, step->now.monotonic);
+  node.last_heard_wall = step->now.wall;
+  node.state = v1::Node::STATE_READY;
+  node.leftovers.clear();
+  node.refuses = false;
+  step->effects.log.push_back(
+      LogLine{base::LogSeverity::kInfo,
+              absl::StrCat("worker joined with ", hello.inventory().slots(), " slots"), "", name});
+
+  SessionMessage welcome;
+  welcome.session = command.session;
+  welcome.message.mutable_welcome()->set_protocol_version(kProtocolVersion);
+  *welcome.message.mutable_welcome()->mutable_heartbeat_interval() =
+      ToProto(options_.lease.heartbeat_interval);
+  *welcome.message.mutable_welcome()->mutable_lease() = ToProto(options_.lease.lost_after);
+  step->effects.messages.push_back(std::move(welcome));
+
+  std::set<std::string> unheld = node.jobs;
+  for (const AllocationStatus& status : hello.allocations()) {
+    JobMachine* job = Find(status.job());
+    if (job != nullptr && job->job().generation() == status.generation()) {
+      unheld.erase(status.job());
+    }
+    ApplyStatus(&node, status, step);
+  }
+  for (const std::string& job_name : unheld) {
+    JobMachine* job = Find(job_name);
+    Drive(job, step, [&](JobOutput* out) { job->NotHeld(name, step->now, out); });
+  }
+  step->nodes_to_tell.insert(name);
+  step->schedule = true;
+}
+
+void ClusterState::ApplyStatus(NodeEntry* node, const AllocationStatus& status, Step* step) {
+  const std::string& name = node->record.name();
+  JobMachine* job = Find(status.job());
+  bool taken = false;
+  if (job != nullptr) {
+    if (status.phase() == AllocationStatus::PHASE_STOPPED &&
+        job->job().generation() == status.generation() && job->AllocationOn(name).has_value()) {
+      node->refuses = true;
+    }
+    Drive(job, step, [&](JobOutput* out) { taken = job->Report(name, status, step->now, out); });
+  }
+  const std::pair<std::string, int64_t> key(status.job(), status.generation());
+  if (taken || !HasProcesses(status.phase())) {
+    if (node->leftovers.erase(key) > 0) step->schedule = true;
+    return;
+  }
+  // The desired state does not name it, so the worker is ending it; its slots are not free before.
+  if (node->leftovers.emplace(key, status.ranks_size()).second) step->nodes_to_tell.insert(name);
+}
+
+ClusterState::NodeEntry* ClusterState::Heard(SessionId session, Step* step) {
+  auto it = sessions_.find(session);
+  if (it == sessions_.end()) return nullptr;
+  NodeEntry& node = nodes_[it->second];
+  leases_.Renew(it->second, step->now.monotonic);
+  node.last_heard_wall = step->now.wall;
+  if (node.state == v1::Node::STATE_UNREACHABLE) {
+    node.state = v1::Node::STATE_READY;
+    step->schedule = true;
+    step->effects.log.push_back(
+        LogLine{base::LogSeverity::kInfo, "node is heard again", "", it->second});
+  }
+  return &node;
+}
+
+void ClusterState::Handle(const HeartbeatCommand& command, Step* step) {
+  NodeEntry* node = Heard(command.session, step);
+  if (node == nullptr) return;
+  const std::string& name = node->record.name();
+  for (const v1::RankProgress& progress : command.heartbeat.ranks()) {
+    if (JobMachine* job = Find(progress.job()); job != nullptr) {
+      Drive(job, step,
+            [&](JobOutput* out) { job->ReportRankStep(name, progress, step->now, out); });
+    }
+  }
+  for (const v1::JobProgress& progress : command.heartbeat.jobs()) {
+    if (JobMachine* job = Find(progress.job()); job != nullptr) {
+      Drive(job, step, [&](JobOutput* out) {
+        job->ReportProgress(name, progress, options_.progress_persist_interval, step->now, out);
+      });
+    }
+  }
+}
+
+void ClusterState::Handle(const AckCommand& command, Step* step) {
+  NodeEntry* node = Heard(command.session, step);
+  if (node == nullptr || command.ack.version() != node->desired_version) return;
+  const std::string& name = node->record.name();
+  const std::string& error = command.ack.error();
+  if (!error.empty()) {
+    node->refuses = true;
+    step->effects.log.push_back(LogLine{base::LogSeverity::kError,
+                                        absl::StrCat("desired state refused: ", error), "", name});
+  }
+  const std::set<std::string> names = node->jobs;
+  for (const std::string& job_name : names) {
+    JobMachine* job = Find(job_name);
+    Drive(job, step, [&](JobOutput* out) {
+      if (error.empty()) {
+        job->Acknowledged(name, step->now, out);
+      } else {
+        job->Refused(name, error, step->now, out);
+      }
+    });
+  }
+}
+
+void ClusterState::Handle(const AllocationStatusCommand& command, Step* step) {
+  NodeEntry* node = Heard(command.session, step);
+  if (node != nullptr) ApplyStatus(node, command.status, step);
+}
+
+void ClusterState::Handle(const CheckpointCommand& command, Step* step) {
+  NodeEntry* node = Heard(command.session, step);
+  JobMachine* job = node == nullptr ? nullptr : Find(command.checkpoint.job());
+  if (job == nullptr) return;
+  Drive(job, step, [&](JobOutput* out) {
+    job->AddCheckpoint(node->record.name(), command.checkpoint, step->now, out);
+  });
+}
+
+void ClusterState::Handle(const EvaluationCommand& command, Step* step) {
+  NodeEntry* node = Heard(command.session, step);
+  JobMachine* job = node == nullptr ? nullptr : Find(command.report.job());
+  if (job == nullptr) return;
+  Drive(job, step, [&](JobOutput* out) { job->AddEvaluation(command.report, step->now, out); });
+}
+
+void ClusterState::Handle(const SessionClosedCommand& command, Step* step) {
+  auto it = sessions_.find(command.session);
+  if (it == sessions_.end()) return;
+  NodeEntry& node = nodes_[it->second];
+  node.session = 0;
+  node.state = v1::Node::STATE_UNREACHABLE;
+  step->schedule = true;
+  step->effects.log.push_back(LogLine{base::LogSeverity::kWarning,
+                                      "node is unreachable: its stream ended", "", it->second});
+  sessions_.erase(it);
+}
+
+bool ClusterState::LeaseExpired(const NodeEntry& node, Instant now) const {
+  const std::string& name = node.record.name();
+  absl::Duration last_advance = -absl::InfiniteDuration();
+  absl::Duration interval;
+  for (const std::string& job_name : node.jobs) {
+    const JobMachine& job = jobs_.at(job_name);
+    const absl::Duration elsewhere = job.LastAdvanceElsewhere(name);
+    if (job.job().state() != v1::Job::STATE_RUNNING || elsewhere < last_advance) continue;
+    if (elsewhere == -absl::InfiniteDuration()) continue;
+    last_advance = elsewhere;
+    interval = job.advance_interval();
+  }
+  return leases_.Expired(name, last_advance, interval, now.monotonic);
+}
+
+void ClusterState::Handle(const TickCommand&, Step* step) {
+  for (auto& [name, node] : nodes_) {
+    if (node.state == v1::Node::STATE_READY && leases_.HeartbeatMissed(name, step->now.monotonic)) {
+      node.state = v1::Node::STATE_UNREACHABLE;
+      step->schedule = true;
+      step->effects.log.push_back(
+          LogLine{base::LogSeverity::kWarning, "node is unreachable: no heartbeat", "", name});
+    }
+    if (node.state == v1::Node::STATE_UNREACHABLE && LeaseExpired(node, step->now)) {
+      LoseNode(&node, step);
+    }
+  }
+  ForgetRequests(step);
+}
+
+void ClusterState::LoseNode(NodeEntry* node, Step* step) {
+  const std::string& name = node->record.name();
+  node->state = v1::Node::STATE_LOST;
+  ++step->effects.node_losses;
+  step->schedule = true;
+  const std::string reason = absl::StrCat("nodes/", name, " is lost: nothing was heard of it");
+  step->effects.log.push_back(LogLine{base::LogSeverity::kWarning, reason, "", name});
+  // If it lives it must join again, with all that it holds.
+  EndSession(node, "nothing was heard of this worker for too long; join again", true, step);
+  const std::set<std::string> names = node->jobs;
+  for (const std::string& job_name : names) {
+    JobMachine* job = Find(job_name);
+    Drive(job, step, [&](JobOutput* out) { job->LoseNode(name, reason, step->now, out); });
+  }
+}
+
+void ClusterState::ForgetRequests(Step* step) {
+  for (auto it = requests_.begin(); it != requests_.end();) {
+    if (FromTimestamp(it->second.expire_time()) > step->now.wall) {
+      ++it;
+      continue;
+    }
+    step->effects.writes.expired_requests.insert(it->first);
+    it = requests_.erase(it);
+  }
+}
+
+}  // namespace muster::coordinator

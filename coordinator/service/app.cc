@@ -1,0 +1,87 @@
+#include "coordinator/service/app.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "common/base/endpoint.h"
+#include "common/base/random_id.h"
+#include "common/base/status_macros.h"
+
+namespace muster::coordinator {
+namespace {
+
+constexpr absl::Duration kShutdownGrace = absl::Seconds(2);
+
+// Where a Prometheus beside the coordinator reaches it when it listens on every interface.
+base::Endpoint Reachable(base::Endpoint endpoint) {
+  if (endpoint.host.empty() || endpoint.host == "0.0.0.0") endpoint.host = "127.0.0.1";
+  if (endpoint.host == "::") endpoint.host = "::1";
+  return endpoint;
+}
+
+}  // namespace
+
+App::App(const Options& options, std::unique_ptr<StateStore> store, Snapshot stored,
+         const base::Clock& clock, base::TimerQueue& timers)
+    : clock_(clock),
+      timers_(timers),
+      tick_interval_(options.state.lease.heartbeat_interval / 4),
+      store_(std::move(store)),
+      state_(options.state, std::move(stored), Instant{clock.Now(), clock.Monotonic()}),
+      state_thread_(
+          StateThread::Deps{&state_, store_.get(), &clock, &sessions_, &watchers_, &metrics_}),
+      job_service_(JobServiceImpl::Deps{&state_thread_, &watchers_, &logs_,
+                                        [] { return base::RandomUuid(); },
+                                        [] { return base::RandomHex(3); }}),
+      worker_service_(WorkerServiceImpl::Deps{&state_thread_, &sessions_, &logs_}),
+      http_api_(HttpApi::Deps{&state_thread_, &registry_, &metrics_}) {}
+
+absl::StatusOr<std::unique_ptr<App>> App::Start(const Options& options,
+                                                std::unique_ptr<StateStore> store,
+                                                const base::Clock& clock,
+                                                base::TimerQueue& timers) {
+  MUSTER_ASSIGN_OR_RETURN(const base::Endpoint http, base::ParseEndpoint(options.http_address));
+  if (!http.IsLoopback() && !options.insecure_network) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--http ", options.http_address,
+                     " is not a loopback address; plaintext beyond it needs --insecure-network"));
+  }
+  MUSTER_ASSIGN_OR_RETURN(Snapshot stored, store->Load());
+  std::unique_ptr<App> app(new App(options, std::move(store), std::move(stored), clock, timers));
+  rpc::ServerOptions server;
+  server.address = options.listen_address;
+  server.allow_plaintext_network = options.insecure_network;
+  server.services = {&app->job_service_, &app->node_service_, &app->worker_service_};
+  MUSTER_ASSIGN_OR_RETURN(app->grpc_server_, rpc::Server::Start(server));
+  MUSTER_ASSIGN_OR_RETURN(app->http_server_,
+                          metrics::HttpServer::Start(http, app->http_api_.Routes()));
+  app->http_api_.SetOwnAddress(Reachable(app->http_server_->endpoint()).ToString());
+  app->ScheduleTick();
+  return app;
+}
+
+App::~App() {
+  {
+    absl::MutexLock lock(&tick_mutex_);
+    ticking_ = false;
+    timers_.Cancel(tick_timer_);
+  }
+  // First, so that every call that waits for the state is answered before the servers wait for it.
+  state_thread_.Stop();
+  sessions_.CloseAll("the coordinator is stopping");
+  watchers_.Stop();
+  if (grpc_server_ != nullptr) grpc_server_->Shutdown(kShutdownGrace);
+  http_server_.reset();
+}
+
+void App::ScheduleTick() {
+  absl::MutexLock lock(&tick_mutex_);
+  if (!ticking_) return;
+  tick_timer_ = timers_.RunAt(clock_.Monotonic() + tick_interval_, [this] {
+    state_thread_.Post(TickCommand{});
+    ScheduleTick();
+  });
+}
+
+}  // namespace muster::coordinator

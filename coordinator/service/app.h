@@ -1,0 +1,83 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+#include "common/base/clock.h"
+#include "common/base/timer_queue.h"
+#include "common/metrics/http_server.h"
+#include "common/metrics/registry.h"
+#include "common/rpc/server.h"
+#include "coordinator/core/cluster_state.h"
+#include "coordinator/service/coordinator_metrics.h"
+#include "coordinator/service/http_api.h"
+#include "coordinator/service/job_service.h"
+#include "coordinator/service/job_watchers.h"
+#include "coordinator/service/log_relay.h"
+#include "coordinator/service/node_service.h"
+#include "coordinator/service/session_registry.h"
+#include "coordinator/service/state_thread.h"
+#include "coordinator/service/worker_service.h"
+#include "coordinator/store/state_store.h"
+
+namespace muster::coordinator {
+
+// A running coordinator: the stored state, the thread that owns it, and the servers around them.
+class App {
+ public:
+  struct Options {
+    // "ip:port"; port 0: any free one.
+    std::string listen_address = "127.0.0.1:0";
+    std::string http_address = "127.0.0.1:0";
+    // Plaintext and no authentication beyond loopback, where the network itself is trusted.
+    bool insecure_network = false;
+    ClusterState::Options state;
+  };
+
+  // Takes up what the store holds and serves. Unavailable when an address cannot be bound.
+  static absl::StatusOr<std::unique_ptr<App>> Start(const Options& options,
+                                                    std::unique_ptr<StateStore> store,
+                                                    const base::Clock& clock,
+                                                    base::TimerQueue& timers);
+  // Tells workers and watchers, finishes what has been accepted, closes the servers.
+  ~App();
+  App(const App&) = delete;
+  App& operator=(const App&) = delete;
+
+  // "ip:port", with the ports that were chosen.
+  std::string grpc_address() const { return grpc_server_->address(); }
+  std::string http_address() const { return http_server_->endpoint().ToString(); }
+
+ private:
+  App(const Options& options, std::unique_ptr<StateStore> store, Snapshot stored,
+      const base::Clock& clock, base::TimerQueue& timers);
+  void ScheduleTick();
+
+  // In order of dependency: later members use earlier ones.
+  const base::Clock& clock_;
+  base::TimerQueue& timers_;
+  const absl::Duration tick_interval_;
+  std::unique_ptr<StateStore> store_;
+  ClusterState state_;
+  metrics::Registry registry_{"muster-coordinator"};
+  CoordinatorMetrics metrics_{&registry_};
+  SessionRegistry sessions_;
+  JobWatchers watchers_;
+  LogRelay logs_{&sessions_};
+  StateThread state_thread_;
+  JobServiceImpl job_service_;
+  NodeServiceImpl node_service_{&state_thread_};
+  WorkerServiceImpl worker_service_;
+  HttpApi http_api_;
+  std::unique_ptr<rpc::Server> grpc_server_;
+  std::unique_ptr<metrics::HttpServer> http_server_;
+
+  absl::Mutex tick_mutex_;
+  bool ticking_ ABSL_GUARDED_BY(tick_mutex_) = true;
+  base::TimerId tick_timer_ ABSL_GUARDED_BY(tick_mutex_) = 0;
+};
+
+}  // namespace muster::coordinator

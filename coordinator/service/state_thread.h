@@ -1,0 +1,84 @@
+#pragma once
+
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
+#include "common/base/clock.h"
+#include "coordinator/core/cluster_state.h"
+#include "coordinator/service/job_watchers.h"
+#include "coordinator/service/session_registry.h"
+#include "coordinator/store/state_store.h"
+
+namespace muster::coordinator {
+
+// Told of each batch of effects after it is stored, on the state thread.
+class EffectsObserver {
+ public:
+  virtual ~EffectsObserver() = default;
+  virtual void Committed(absl::Duration commit_time) = 0;
+  virtual void Applied(const Effects& effects) = 0;
+};
+
+// The one thread that owns ClusterState. Commands are applied in order; those that wait together
+// are stored in one commit, and nothing of them is let out before it has returned: no reply, no
+// message to a worker, no news to a watcher. While the store fails, it is tried again and
+// everything waits.
+class StateThread {
+ public:
+  struct Deps {
+    ClusterState* state;
+    StateStore* store;
+    const base::Clock* clock;
+    SessionRegistry* sessions;
+    JobWatchers* watchers;
+    EffectsObserver* observer;
+  };
+  // After Stop, and for what Stop found unfinished, it is called with an Unavailable reply.
+  using Done = std::function<void(const Effects&)>;
+  // The state is null after Stop.
+  using Question = std::function<void(const ClusterState*, Instant)>;
+
+  explicit StateThread(const Deps& deps);
+  // Stops.
+  ~StateThread();
+  StateThread(const StateThread&) = delete;
+  StateThread& operator=(const StateThread&) = delete;
+
+  // `done` runs on the state thread; after Stop, at once.
+  void Post(Command command, Done done = nullptr);
+  // Runs on the state thread, when all commands posted before are stored.
+  void Ask(Question question);
+  // Like Ask, and waits for it. Not from the state thread.
+  void AskAndWait(const Question& question);
+  // What was posted before is still done, if the store works.
+  void Stop();
+
+ private:
+  struct Item {
+    // Either a question, or a command.
+    Question question;
+    Command command;
+    Done done;
+  };
+  void Push(Item item);
+  void Drop(const Item& item);
+  void Run();
+  void Work(std::vector<Item> items);
+  // False when stopping.
+  bool CommitWithRetries(const Writes& writes);
+  void Release(const Effects& effects, const Done& done);
+  void PublishJobs(const std::set<std::string>& jobs, const std::vector<v1::JobEvent>& events);
+  Instant Now() const;
+
+  const Deps deps_;
+  absl::Mutex mutex_;
+  std::vector<Item> queue_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+}  // namespace muster::coordinator

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "coordinator/store/state_store.h"
+
+struct sqlite3;
+
+namespace muster::coordinator {
+
+// One SQLite file, write-ahead log, synchronous=FULL: a commit is on the disk when it returns. The
+// file is locked while it is open, so a second coordinator over it fails with one clear error.
+class SqliteStateStore : public StateStore {
+ public:
+  // Makes the file and its folder where they are missing. FailedPrecondition for a file that is
+  // held by another process, is no database, or has a newer schema than this program knows.
+  static absl::StatusOr<std::unique_ptr<SqliteStateStore>> Open(const std::filesystem::path& path);
+  ~SqliteStateStore() override;
+  SqliteStateStore(const SqliteStateStore&) = delete;
+  SqliteStateStore& operator=(const SqliteStateStore&) = delete;
+
+  absl::Status Commit(const Writes& writes) override;
+  absl::StatusOr<Snapshot> Load() override;
+
+ private:
+  SqliteStateStore(const std::filesystem::path& path, sqlite3* database)
+      : path_(path), database_(database) {}
+  absl::Status Initialize();
+  absl::Status CommitOpen(const Writes& writes);
+  absl::Status Execute(const char* sql);
+  absl::Status Error(const char* what) const;
+
+  const std::filesystem::path path_;
+  sqlite3* const database_;
+};
+
+}  // namespace muster::coordinator
