@@ -1,0 +1,274 @@
+#include "worker/daemon/coordinator_session.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+
+#include "common/base/endpoint.h"
+#include "common/base/log.h"
+#include "common/base/status_macros.h"
+#include "common/rpc/channel.h"
+
+namespace muster::worker {
+namespace {
+
+constexpr int kProtocolVersion = 1;
+constexpr double kBackoffFactor = 1.6;
+constexpr double kBackoffJitter = 0.2;
+
+absl::Duration ToDuration(const google::protobuf::Duration& duration) {
+  return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
+}
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& coordinator) {
+  rpc::ChannelOptions options;
+  // We come back by ourselves, with a new Hello.
+  options.retry_unavailable = false;
+  return rpc::CreateChannel(coordinator, options);
+}
+
+}  // namespace
+
+CoordinatorSession::CoordinatorSession(Options options, Deps deps)
+    : options_(std::move(options)), deps_(std::move(deps)) {}
+
+void CoordinatorSession::Start() {
+  thread_ = std::thread([this] { Run(); });
+}
+
+void CoordinatorSession::Stop(absl::Duration linger) {
+  if (!thread_.joinable()) return;
+  if (linger > absl::ZeroDuration()) deps_.outbox->WaitUntilTaken(linger);
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+    changed_.SignalAll();
+    if (context_ != nullptr && linger == absl::ZeroDuration()) context_->TryCancel();
+  }
+  // Makes the sender finish its last write and half-close; the coordinator then ends the stream.
+  deps_.outbox->EndSession();
+  {
+    absl::MutexLock lock(&mutex_);
+    const absl::Time deadline = absl::Now() + std::max(linger, absl::Milliseconds(1));
+    while (context_ != nullptr && !changed_.WaitWithDeadline(&mutex_, deadline)) {
+    }
+    if (context_ != nullptr) context_->TryCancel();
+  }
+  thread_.join();
+}
+
+bool CoordinatorSession::stopping() const {
+  absl::MutexLock lock(&mutex_);
+  return stopping_;
+}
+
+bool CoordinatorSession::Pause(absl::Duration duration) {
+  const absl::Time deadline = absl::Now() + duration;
+  absl::MutexLock lock(&mutex_);
+  while (!stopping_ && !changed_.WaitWithDeadline(&mutex_, deadline)) {
+  }
+  return !stopping_;
+}
+
+void CoordinatorSession::Run() {
+  absl::Duration backoff = options_.first_backoff;
+  size_t next = 0;
+  bool said_unreachable = false;
+  while (!stopping()) {
+    const std::string& coordinator = options_.coordinators[next];
+    std::string reason;
+    const Outcome outcome = RunOnce(coordinator, &reason);
+    if (stopping()) return;
+    if (outcome == Outcome::kRefused) {
+      deps_.on_refused(reason);
+      return;
+    }
+    if (outcome == Outcome::kLost) {
+      base::Log(base::LogSeverity::kWarning, "worker",
+                "lost the coordinator; what runs goes on",
+                {{"coordinator", coordinator}, {"reason", reason}});
+      backoff = options_.first_backoff;
+      said_unreachable = true;
+    } else {
+      next = (next + 1) % options_.coordinators.size();
+      if (!std::exchange(said_unreachable, true)) {
+        base::Log(base::LogSeverity::kWarning, "worker",
+                  "cannot reach the coordinator; trying on",
+                  {{"coordinator", absl::StrJoin(options_.coordinators, ",")},
+                   {"reason", reason}});
+      }
+    }
+    std::uniform_real_distribution<double> spread(1 - kBackoffJitter, 1 + kBackoffJitter);
+    if (!Pause(backoff * spread(jitter_))) return;
+    backoff = std::min(backoff * kBackoffFactor, options_.longest_backoff);
+  }
+}
+
+absl::StatusOr<v1::WorkerMessage> CoordinatorSession::MakeHello(const std::string& coordinator) {
+  v1::WorkerMessage message;
+  v1::Hello* hello = message.mutable_hello();
+  hello->set_node(options_.node);
+  hello->set_node_uid(options_.node_uid);
+  hello->set_instance(options_.instance);
+  hello->set_protocol_version(kProtocolVersion);
+  *hello->mutable_inventory() = options_.inventory;
+  std::string address = options_.advertise_address;
+  if (address.empty()) {
+    MUSTER_ASSIGN_OR_RETURN(address, LocalAddressTowards(coordinator));
+  }
+  hello->mutable_inventory()->set_address(address);
+  // A server on all interfaces is found at the node's address.
+  const absl::StatusOr<base::Endpoint> metrics =
+      base::ParseEndpoint(options_.inventory.metrics_address());
+  if (metrics.ok() &&
+      (metrics->host.empty() || metrics->host == "0.0.0.0" || metrics->host == "::")) {
+    hello->mutable_inventory()->set_metrics_address(
+        base::Endpoint{address, metrics->port}.ToString());
+  }
+  deps_.manager->SetNodeAddress(address);
+  for (v1::AllocationStatus& status : deps_.manager->Statuses()) {
+    *hello->add_allocations() = std::move(status);
+  }
+  return message;
+}
+
+bool CoordinatorSession::WaitForConnection(grpc::Channel& channel) const {
+  // In short turns, so that Stop does not wait for long.
+  const absl::Time deadline = absl::Now() + options_.connect_timeout;
+  while (!stopping() && absl::Now() < deadline) {
+    const absl::Time turn = std::min(deadline, absl::Now() + absl::Milliseconds(200));
+    if (channel.WaitForConnected(absl::ToChronoTime(turn))) return true;
+  }
+  return false;
+}
+
+CoordinatorSession::Outcome CoordinatorSession::RunOnce(const std::string& coordinator,
+                                                        std::string* reason) {
+  const std::shared_ptr<grpc::Channel> channel = MakeChannel(coordinator);
+  if (!WaitForConnection(*channel)) {
+    *reason = absl::StrCat("no connection to ", coordinator);
+    return Outcome::kUnreachable;
+  }
+  const uint64_t session = deps_.outbox->BeginSession();
+  const absl::StatusOr<v1::WorkerMessage> hello = MakeHello(coordinator);
+  if (!hello.ok()) {
+    *reason = std::string(hello.status().message());
+    deps_.outbox->EndSession();
+    return Outcome::kUnreachable;
+  }
+  grpc::ClientContext context;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stopping_) return Outcome::kLost;
+    context_ = &context;
+  }
+  const std::unique_ptr<v1::WorkerService::Stub> stub = v1::WorkerService::NewStub(channel);
+  const std::unique_ptr<Stream> stream = stub->Session(&context);
+  Outcome outcome = Outcome::kUnreachable;
+  v1::CoordinatorMessage first;
+  if (stream->Write(*hello) && stream->Read(&first)) {
+    if (first.has_welcome()) {
+      outcome = Serve(stream.get(), first.welcome(), session, reason);
+    } else if (first.has_goodbye()) {
+      *reason = first.goodbye().reason();
+      outcome = first.goodbye().retry() ? Outcome::kUnreachable : Outcome::kRefused;
+    } else {
+      *reason = absl::StrCat(coordinator, " answered hello with something else than welcome");
+    }
+  }
+  deps_.outbox->EndSession();
+  context.TryCancel();
+  const grpc::Status status = stream->Finish();
+  if (reason->empty()) *reason = status.error_message();
+  absl::MutexLock lock(&mutex_);
+  context_ = nullptr;
+  changed_.SignalAll();
+  return outcome;
+}
+
+CoordinatorSession::Outcome CoordinatorSession::Serve(Stream* stream, const v1::Welcome& welcome,
+                                                      uint64_t session, std::string* reason) {
+  const absl::Duration interval =
+      std::max(ToDuration(welcome.heartbeat_interval()), absl::Milliseconds(10));
+  base::Log(base::LogSeverity::kInfo, "worker", "joined the coordinator",
+            {{"node", options_.node}, {"heartbeat_interval", absl::FormatDuration(interval)}});
+  deps_.on_connected(true);
+  std::thread sender([this, stream, interval] { Send(stream, interval); });
+  Outcome outcome = Outcome::kLost;
+  v1::CoordinatorMessage message;
+  while (stream->Read(&message)) {
+    if (message.has_goodbye()) {
+      *reason = message.goodbye().reason();
+      if (!message.goodbye().retry()) outcome = Outcome::kRefused;
+      break;
+    }
+    Handle(message, session);
+  }
+  deps_.outbox->EndSession();
+  {
+    // A write that waits for a peer that is gone would keep the sender.
+    absl::MutexLock lock(&mutex_);
+    context_->TryCancel();
+  }
+  sender.join();
+  deps_.logs->StopAll();
+  deps_.on_connected(false);
+  return outcome;
+}
+
+void CoordinatorSession::Send(Stream* stream, absl::Duration heartbeat_interval) {
+  int64_t sequence = 0;
+  absl::Time due = absl::Now();
+  while (true) {
+    const absl::Time now = absl::Now();
+    v1::WorkerMessage message;
+    if (now >= due) {
+      v1::Heartbeat* heartbeat = message.mutable_heartbeat();
+      heartbeat->set_sequence(++sequence);
+      deps_.progress->Fill(heartbeat);
+      due = now + heartbeat_interval;
+    } else if (std::optional<v1::WorkerMessage> next = deps_.outbox->Next(due - now)) {
+      message = *std::move(next);
+    } else if (deps_.outbox->in_session()) {
+      continue;
+    } else {
+      break;
+    }
+    if (!stream->Write(message)) break;
+  }
+  stream->WritesDone();
+}
+
+void CoordinatorSession::Handle(const v1::CoordinatorMessage& message, uint64_t session) {
+  switch (message.body_case()) {
+    case v1::CoordinatorMessage::kDesired: {
+      const absl::Status applied = deps_.manager->Apply(message.desired());
+      if (!applied.ok()) {
+        base::Log(base::LogSeverity::kError, "worker", "refused the desired state",
+                  {{"version", message.desired().version()}, {"reason", applied.message()}});
+      }
+      v1::Ack ack;
+      ack.set_version(message.desired().version());
+      ack.set_error(std::string(applied.message()));
+      deps_.outbox->AddAck(ack);
+      break;
+    }
+    case v1::CoordinatorMessage::kLogRequest:
+      deps_.logs->Start(message.log_request(), [this, session](const v1::LogChunk& chunk) {
+        return deps_.outbox->AddLogChunk(session, chunk);
+      });
+      break;
+    case v1::CoordinatorMessage::kLogCancel:
+      deps_.logs->Cancel(message.log_cancel().request_id());
+      break;
+    default:
+      // A newer coordinator's message.
+      break;
+  }
+}
+
+}  // namespace muster::worker

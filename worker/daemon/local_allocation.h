@@ -1,0 +1,103 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "absl/status/status.h"
+#include "muster/v1/worker_service.pb.h"
+
+#include "common/base/clock.h"
+#include "worker/daemon/data_access.h"
+#include "worker/daemon/master_socket.h"
+#include "worker/daemon/state_folder.h"
+#include "worker/daemon/trainer_launcher.h"
+
+namespace muster::worker {
+
+// What all allocations of a node share. The pointers outlive them.
+struct AllocationContext {
+  // The worker's --name.
+  std::string node;
+  std::filesystem::path trainer;
+  // CPU threads of one rank.
+  int threads_per_rank = 1;
+  std::filesystem::path trainer_socket;
+  const StateFolder* state = nullptr;
+  const DataAccess* data = nullptr;
+  TrainerLauncher* launcher = nullptr;
+  const base::Clock* clock = nullptr;
+};
+
+// This node's share of one generation of a job, from its preparation until no process of it is left.
+//
+//   PREPARING -> PREPARED -> STARTING -> RUNNING -> SUCCEEDED
+//       |            |           |          |
+//       +------------+-----------+----------+----> FAILED (a rank failed: the others are killed)
+//                    +-----------+----------+----> STOPPED (Stop was called)
+//
+// Not thread-safe: AllocationManager calls it under its lock.
+class LocalAllocation {
+ public:
+  using ExitCallback = std::function<void(int rank, const RankExit& exit)>;
+
+  LocalAllocation(const AllocationContext& context, v1::Allocation allocation);
+
+  // Checks data and disk, writes the config, lists checkpoints and, on node_rank 0, binds the master
+  // socket on `node_address` (or on the port that `allocation.master` names already). Then PREPARED, or
+  // FAILED with the reason.
+  void Prepare(const std::string& node_address);
+  // Starts the ranks of a prepared allocation as `run` (goal RUN) says. `on_exit` is called from another
+  // thread, and OnExit must follow under the lock.
+  void Start(const v1::Allocation& run, const ExitCallback& on_exit);
+  // Takes over the ranks that an earlier daemon started.
+  void Adopt(const ExitCallback& on_exit);
+
+  // Asks the ranks to stop (SIGTERM). Kill ends those that do not.
+  void Stop();
+  void Kill();
+
+  void OnJoined(int rank);
+  // The trainer's own words for the failure that its exit will show.
+  void OnTrainerFailure(int rank, const std::string& message);
+  void OnExit(int rank, const RankExit& exit);
+
+  const v1::Allocation& allocation() const { return allocation_; }
+  const v1::AllocationStatus& status() const { return status_; }
+  bool HasRank(int rank) const;
+  bool stopping() const { return stopping_; }
+  bool ended() const;
+  // Whether the status has changed since the last call.
+  bool TakeChanged();
+
+ private:
+  absl::Status TryPrepare();
+  absl::Status TryStart(const ExitCallback& on_exit);
+  LaunchSpec SpecOf(int rank, int local_rank) const;
+  // The local file of the checkpoint to resume from.
+  absl::StatusOr<std::filesystem::path> ResumeFile() const;
+  void SetPhase(v1::AllocationStatus::Phase phase);
+  void Fail(int rank, const RankExit& exit, const std::string& message);
+  void EndIfAllExited();
+
+  const AllocationContext& context_;
+  v1::Allocation allocation_;
+  v1::AllocationStatus status_;
+  std::string node_address_;
+  MasterSocket master_;
+  std::filesystem::path resume_file_;
+  std::map<int, std::unique_ptr<TrainerProcess>> running_;
+  std::set<int> joined_;
+  std::map<int, std::string> trainer_messages_;
+  // A rank failed, and the others were killed for it.
+  bool failed_ = false;
+  absl::Time killed_time_;
+  bool stopping_ = false;
+  bool changed_ = false;
+};
+
+}  // namespace muster::worker

@@ -1,0 +1,118 @@
+#include "worker/daemon/master_socket.h"
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+#include "common/base/files.h"
+#include "common/base/status_macros.h"
+
+namespace muster::worker {
+namespace {
+
+using AddressList = std::unique_ptr<addrinfo, void (*)(addrinfo*)>;
+
+absl::StatusOr<AddressList> Look(const std::string& host, int port, int type, int flags) {
+  addrinfo hints{};
+  hints.ai_socktype = type;
+  hints.ai_flags = flags;
+  addrinfo* found = nullptr;
+  const int error = getaddrinfo(host.c_str(), absl::StrCat(port).c_str(), &hints, &found);
+  if (error != 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot resolve ", host, ": ", gai_strerror(error)));
+  }
+  return AddressList(found, freeaddrinfo);
+}
+
+struct IpAndPort {
+  std::string ip;
+  int port = 0;
+};
+
+absl::StatusOr<IpAndPort> NameOf(int fd) {
+  sockaddr_storage storage{};
+  socklen_t size = sizeof(storage);
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&storage), &size) != 0) {
+    return base::ErrnoStatus(errno, "getsockname", "");
+  }
+  char text[INET6_ADDRSTRLEN] = {};
+  IpAndPort name;
+  if (storage.ss_family == AF_INET6) {
+    const auto* v6 = reinterpret_cast<const sockaddr_in6*>(&storage);
+    inet_ntop(AF_INET6, &v6->sin6_addr, text, sizeof(text));
+    name.port = ntohs(v6->sin6_port);
+  } else {
+    const auto* v4 = reinterpret_cast<const sockaddr_in*>(&storage);
+    inet_ntop(AF_INET, &v4->sin_addr, text, sizeof(text));
+    name.port = ntohs(v4->sin_port);
+  }
+  name.ip = text;
+  return name;
+}
+
+std::string Join(const IpAndPort& name) {
+  return name.ip.find(':') == std::string::npos ? absl::StrCat(name.ip, ":", name.port)
+                                                : absl::StrCat("[", name.ip, "]:", name.port);
+}
+
+absl::StatusOr<MasterSocket> Bind(const std::string& ip, int port) {
+  MUSTER_ASSIGN_OR_RETURN(const AddressList address,
+                          Look(ip, port, SOCK_STREAM, AI_NUMERICHOST | AI_PASSIVE));
+  MasterSocket socket;
+  socket.fd = UniqueFd(::socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int one = 1;
+  if (!socket.fd.valid() ||
+      setsockopt(socket.fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0 ||
+      bind(socket.fd.get(), address->ai_addr, address->ai_addrlen) != 0 ||
+      listen(socket.fd.get(), SOMAXCONN) != 0) {
+    return base::ErrnoStatus(errno, "bind the master socket to", absl::StrCat(ip, ":", port));
+  }
+  MUSTER_ASSIGN_OR_RETURN(const IpAndPort name, NameOf(socket.fd.get()));
+  socket.address = Join(name);
+  return socket;
+}
+
+}  // namespace
+
+absl::StatusOr<std::pair<std::string, int>> SplitAddress(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  int port = 0;
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 || port > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat("not a HOST:PORT: '", address, "'"));
+  }
+  std::string host = address.substr(0, colon);
+  if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  return std::make_pair(host, port);
+}
+
+absl::StatusOr<MasterSocket> BindMasterSocket(const std::string& ip) { return Bind(ip, 0); }
+
+absl::StatusOr<MasterSocket> RebindMasterSocket(const std::string& address) {
+  MUSTER_ASSIGN_OR_RETURN(const auto host_and_port, SplitAddress(address));
+  return Bind(host_and_port.first, host_and_port.second);
+}
+
+absl::StatusOr<std::string> LocalAddressTowards(const std::string& address) {
+  MUSTER_ASSIGN_OR_RETURN(const auto host_and_port, SplitAddress(address));
+  MUSTER_ASSIGN_OR_RETURN(const AddressList found,
+                          Look(host_and_port.first, host_and_port.second, SOCK_DGRAM, 0));
+  // Connecting a datagram socket sends nothing: it only picks the route and so the local address.
+  UniqueFd fd(socket(found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!fd.valid() || connect(fd.get(), found->ai_addr, found->ai_addrlen) != 0) {
+    return base::ErrnoStatus(errno, "find a route to", address);
+  }
+  MUSTER_ASSIGN_OR_RETURN(const IpAndPort name, NameOf(fd.get()));
+  return name.ip;
+}
+
+}  // namespace muster::worker

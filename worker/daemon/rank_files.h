@@ -1,0 +1,55 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+#include "worker/daemon/process_identity.h"
+
+// The files in a rank's folder. The shim writes them; the worker daemon, also a later one, reads them:
+//   stdout.log, stderr.log   what the trainer printed
+//   pid.json                 the shim's and the trainer's process
+//   exit.json                how the trainer ended; there once no process of the rank is left
+namespace muster::worker {
+
+struct RankProcesses {
+  ProcessIdentity shim;
+  ProcessIdentity trainer;
+};
+
+// How a rank's process ended: by `signal` when that is not 0, else with `exit_code`.
+struct RankExit {
+  int exit_code = 0;
+  int signal = 0;
+  absl::Time time;
+
+  bool completed() const { return signal == 0 && exit_code == 0; }
+};
+
+std::filesystem::path StdoutLog(const std::filesystem::path& rank_folder);
+std::filesystem::path StderrLog(const std::filesystem::path& rank_folder);
+
+absl::Status WriteRankProcesses(const std::filesystem::path& rank_folder,
+                                const RankProcesses& processes);
+// NotFound before the shim has started the trainer.
+absl::StatusOr<RankProcesses> ReadRankProcesses(const std::filesystem::path& rank_folder);
+
+absl::Status WriteRankExit(const std::filesystem::path& rank_folder, const RankExit& exit);
+// NotFound while the rank runs.
+absl::StatusOr<RankExit> ReadRankExit(const std::filesystem::path& rank_folder);
+
+// Whether a process of the rank is still there. True, too, when it has not written pid.json yet.
+bool RankMayRun(const std::filesystem::path& rank_folder);
+
+// "killed by SIGKILL", "exited with code 12 (data error)": one line for a person.
+std::string DescribeExit(const RankExit& exit);
+
+// The last `count` lines of a file, of at most 64 KiB; empty when it cannot be read.
+std::vector<std::string> LastLines(const std::filesystem::path& file, int count);
+
+}  // namespace muster::worker

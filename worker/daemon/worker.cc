@@ -1,0 +1,106 @@
+#include "worker/daemon/worker.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "common/base/log.h"
+#include "common/base/random_id.h"
+#include "common/base/status_macros.h"
+#include "worker/daemon/inventory.h"
+
+namespace muster::worker {
+
+Worker::Worker(const WorkerOptions& options, StateFolder state, DataAccess data,
+               std::filesystem::path trainer_socket)
+    : options_(options),
+      state_(std::move(state)),
+      data_(std::move(data)),
+      trainer_socket_(std::move(trainer_socket)),
+      launcher_(options.shim_command, clock_),
+      manager_(
+          AllocationContext{
+              .node = options.name,
+              .trainer = options.trainer,
+              .threads_per_rank = options.threads_per_slot > 0
+                                      ? options.threads_per_slot
+                                      : std::max(1, AvailableCores() / options.slots),
+              .trainer_socket = trainer_socket_,
+              .state = &state_,
+              .data = &data_,
+              .launcher = &launcher_,
+              .clock = &clock_,
+          },
+          options.slots,
+          AllocationManager::Deps{
+              .timers = &timers_,
+              .outbox = &outbox_,
+              .on_ended =
+                  [this](const std::string& job, int64_t generation) {
+                    progress_.Forget(job, generation);
+                    metrics_.JobEnded(job);
+                  },
+              .on_slots_used = [this](int used) { metrics_.SetSlots(used, options_.slots); },
+          }),
+      trainers_({&manager_, &progress_, &metrics_, &outbox_}) {}
+
+absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(
+    const WorkerOptions& options, std::function<void(const std::string& reason)> on_refused) {
+  MUSTER_ASSIGN_OR_RETURN(StateFolder state, StateFolder::Open(options.state_dir));
+  MUSTER_ASSIGN_OR_RETURN(DataAccess data, DataAccess::Open(options.data_roots, options.name));
+  MUSTER_ASSIGN_OR_RETURN(std::filesystem::path socket, state.TrainerSocket());
+  const std::string node_uid = state.node_uid();
+  std::unique_ptr<Worker> worker(
+      new Worker(options, std::move(state), std::move(data), std::move(socket)));
+  worker->metrics_.SetConnected(false);
+  worker->metrics_.SetSlots(0, options.slots);
+  worker->manager_.AdoptRecorded();
+  MUSTER_RETURN_IF_ERROR(worker->trainers_.Start(worker->trainer_socket_));
+  MUSTER_ASSIGN_OR_RETURN(
+      worker->http_,
+      metrics::HttpServer::Start(options.metrics,
+                                 {metrics::MetricsRoute(worker->metrics_.registry()),
+                                  metrics::HealthRoute()}));
+
+  CoordinatorSession::Options session;
+  session.coordinators = options.coordinators;
+  session.node = options.name;
+  session.node_uid = node_uid;
+  session.instance = base::RandomHex(8);
+  session.inventory = MachineInventory();
+  session.inventory.set_slots(options.slots);
+  session.inventory.set_metrics_address(worker->metrics_address());
+  for (const std::filesystem::path& root : worker->data_.roots()) {
+    session.inventory.add_data_roots(root.string());
+  }
+  session.advertise_address = options.advertise_address;
+  worker->session_ = std::make_unique<CoordinatorSession>(
+      std::move(session),
+      CoordinatorSession::Deps{
+          .manager = &worker->manager_,
+          .progress = &worker->progress_,
+          .logs = &worker->logs_,
+          .outbox = &worker->outbox_,
+          .on_refused = std::move(on_refused),
+          .on_connected = [metrics = &worker->metrics_](
+                              bool connected) { metrics->SetConnected(connected); },
+      });
+  worker->session_->Start();
+  return worker;
+}
+
+Worker::~Worker() {
+  if (session_ != nullptr) session_->Stop(absl::Seconds(2));
+  trainers_.Stop();
+}
+
+void Worker::StopTrainers() {
+  manager_.StopAll();
+  // Longer than any grace period: SIGKILL has been sent by then.
+  while (!manager_.WaitUntilIdle(absl::Seconds(60))) {
+    base::Log(base::LogSeverity::kWarning, "worker", "ranks are still ending");
+  }
+}
+
+}  // namespace muster::worker

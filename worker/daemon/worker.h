@@ -1,0 +1,85 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "common/base/clock.h"
+#include "common/base/endpoint.h"
+#include "common/base/timer_queue.h"
+#include "common/metrics/http_server.h"
+#include "worker/daemon/allocation_manager.h"
+#include "worker/daemon/coordinator_session.h"
+#include "worker/daemon/data_access.h"
+#include "worker/daemon/log_streamer.h"
+#include "worker/daemon/outbox.h"
+#include "worker/daemon/process_trainer_launcher.h"
+#include "worker/daemon/progress_board.h"
+#include "worker/daemon/state_folder.h"
+#include "worker/daemon/trainer_service.h"
+#include "worker/daemon/worker_metrics.h"
+
+namespace muster::worker {
+
+struct WorkerOptions {
+  std::vector<std::string> coordinators;
+  std::string name;
+  int slots = 1;
+  std::filesystem::path state_dir;
+  std::vector<std::filesystem::path> data_roots;
+  // muster-trainer.
+  std::filesystem::path trainer;
+  // The words that start a shim.
+  std::vector<std::string> shim_command;
+  base::Endpoint metrics;
+  // Empty: found from the route to the coordinator.
+  std::string advertise_address;
+  // CPU threads of a slot; 0: cores / slots.
+  int threads_per_slot = 0;
+};
+
+// The worker daemon, put together: everything with a thread of its own hangs here.
+class Worker {
+ public:
+  // Takes the state folder, adopts what runs, serves metrics and trainers, and begins to look for the
+  // coordinator. `on_refused` is called, from another thread, when the coordinator does not want this
+  // worker.
+  static absl::StatusOr<std::unique_ptr<Worker>> Start(
+      const WorkerOptions& options, std::function<void(const std::string& reason)> on_refused);
+  // Leaves trainers running; a daemon started on the same folder adopts them.
+  ~Worker();
+
+  // Ends all trainers, with the grace period of their jobs, and tells the coordinator.
+  void StopTrainers();
+
+  // "ip:port" of /metrics.
+  std::string metrics_address() const { return http_->endpoint().ToString(); }
+
+ private:
+  Worker(const WorkerOptions& options, StateFolder state, DataAccess data,
+         std::filesystem::path trainer_socket);
+
+  const WorkerOptions options_;
+  // In order of dependency: each uses only what stands above it.
+  base::SystemClock clock_;
+  base::ThreadTimerQueue timers_{clock_};
+  const StateFolder state_;
+  const DataAccess data_;
+  const std::filesystem::path trainer_socket_;
+  WorkerMetrics metrics_{clock_, timers_};
+  ProgressBoard progress_;
+  Outbox outbox_{clock_};
+  LogStreamer logs_{state_};
+  ProcessTrainerLauncher launcher_;
+  AllocationManager manager_;
+  TrainerService trainers_;
+  std::unique_ptr<metrics::HttpServer> http_;
+  std::unique_ptr<CoordinatorSession> session_;
+};
+
+}  // namespace muster::worker

@@ -1,0 +1,22 @@
+#pragma once
+
+namespace muster::data {
+
+// Half-open xyxy in absolute pixels: a box as wide as the image is {0, 0, width, height}.
+struct Box {
+  float x1 = 0;
+  float y1 = 0;
+  float x2 = 0;
+  float y2 = 0;
+
+  friend bool operator==(const Box&, const Box&) = default;
+};
+
+struct Size {
+  int width = 0;
+  int height = 0;
+
+  friend bool operator==(const Size&, const Size&) = default;
+};
+
+}  // namespace muster::data

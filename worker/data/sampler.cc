@@ -1,0 +1,109 @@
+#include "worker/data/sampler.h"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <utility>
+
+#include "common/base/counter_random.h"
+
+namespace muster::data {
+namespace {
+
+constexpr int kGroups = 2;
+
+std::array<std::vector<int>, kGroups> SplitByAspect(const CocoDataset& dataset,
+                                                    absl::Span<const int> images) {
+  std::array<std::vector<int>, kGroups> groups;
+  for (const int image : images) {
+    const Size size = dataset.images()[static_cast<size_t>(image)].size;
+    groups[static_cast<size_t>(AspectGroup(size))].push_back(image);
+  }
+  return groups;
+}
+
+// Fisher and Yates.
+template <typename T>
+void Shuffle(base::CounterRandom* random, std::vector<T>* values) {
+  for (size_t i = values->size(); i > 1; --i) {
+    std::swap((*values)[i - 1], (*values)[random->NextBelow(i)]);
+  }
+}
+
+int64_t DivideUp(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
+
+}  // namespace
+
+int AspectGroup(Size size) { return size.width > size.height ? 1 : 0; }
+
+EpochPlan::EpochPlan(const CocoDataset& dataset, absl::Span<const int> images,
+                     const Options& options)
+    : images_per_rank_(options.images_per_rank) {
+  const auto chunk_size = static_cast<size_t>(images_per_rank_);
+  std::vector<std::vector<int>> chunks;
+  uint64_t group_number = 0;
+  for (std::vector<int>& group : SplitByAspect(dataset, images)) {
+    base::CounterRandom random(options.seed, options.epoch, group_number++, "shuffle images");
+    Shuffle(&random, &group);
+    for (size_t begin = 0; begin < group.size(); begin += chunk_size) {
+      std::vector<int>& chunk = chunks.emplace_back();
+      for (size_t i = begin; i < begin + chunk_size; ++i) chunk.push_back(group[i % group.size()]);
+    }
+  }
+  base::CounterRandom random(options.seed, options.epoch, 0, "shuffle chunks");
+  Shuffle(&random, &chunks);
+  chunks_ = static_cast<int64_t>(chunks.size());
+  for (const std::vector<int>& chunk : chunks) {
+    for (const int image : chunk) {
+      order_.push_back({.dataset_index = image, .sample_id = static_cast<int64_t>(order_.size())});
+    }
+  }
+}
+
+absl::Span<const Sample> EpochPlan::Chunk(int64_t index) const {
+  const auto size = static_cast<size_t>(images_per_rank_);
+  return absl::MakeConstSpan(order_).subspan(static_cast<size_t>(index) * size, size);
+}
+
+int64_t EpochPlan::StepsLeft(int64_t cursor, int world) const {
+  return cursor >= chunks_ ? 0 : DivideUp(chunks_ - cursor, world);
+}
+
+Schedule EpochPlan::Batches(int64_t cursor, int rank, int world) const {
+  Schedule schedule;
+  const int64_t steps = StepsLeft(cursor, world);
+  for (int64_t step = 0; step < steps; ++step) {
+    const absl::Span<const Sample> chunk = Chunk((cursor + step * world + rank) % chunks_);
+    schedule.emplace_back(chunk.begin(), chunk.end());
+  }
+  return schedule;
+}
+
+int64_t StepsPerEpoch(const CocoDataset& dataset, absl::Span<const int> images, int images_per_rank,
+                      int world) {
+  int64_t chunks = 0;
+  for (const std::vector<int>& group : SplitByAspect(dataset, images)) {
+    chunks += DivideUp(static_cast<int64_t>(group.size()), images_per_rank);
+  }
+  return DivideUp(chunks, world);
+}
+
+Schedule EvaluationBatches(const CocoDataset& dataset, absl::Span<const int> images,
+                           int images_per_rank, int rank, int world) {
+  Schedule schedule;
+  int64_t position = 0;
+  for (const std::vector<int>& group : SplitByAspect(dataset, images)) {
+    bool new_batch = true;
+    for (const int image : group) {
+      if (position++ % world != rank) continue;
+      if (new_batch || schedule.back().size() == static_cast<size_t>(images_per_rank)) {
+        schedule.emplace_back();
+        new_batch = false;
+      }
+      schedule.back().push_back({.dataset_index = image, .sample_id = image});
+    }
+  }
+  return schedule;
+}
+
+}  // namespace muster::data

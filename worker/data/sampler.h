@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+
+#include "worker/data/coco_dataset.h"
+
+namespace muster::data {
+
+// One image of a batch.
+struct Sample {
+  // Into CocoDataset::images().
+  int dataset_index = 0;
+  // The key of the sample's random draws: its position in the epoch's order, so that an image which
+  // occurs twice is augmented twice. In evaluation: the dataset index.
+  int64_t sample_id = 0;
+
+  friend bool operator==(const Sample&, const Sample&) = default;
+};
+
+// The batches of one rank, in order.
+using Schedule = std::vector<std::vector<Sample>>;
+
+// 1 when the image is wider than high, otherwise 0 (as mmdetection 0.6 groups them).
+int AspectGroup(Size size);
+
+// The order of one training epoch: a list of chunks of images_per_rank images each that depends on
+// (seed, epoch) and not on the number of ranks. The images of a chunk have the same aspect group.
+// Each group is shuffled, filled up from its own head (again and again when it is small) to whole
+// chunks, and cut; then the chunks of both groups are shuffled together.
+//
+// A step of `world` ranks consumes the next `world` chunks, rank r the r-th of them. The number of
+// chunks consumed is the cursor of a checkpoint: a resumed run may have another world.
+class EpochPlan {
+ public:
+  struct Options {
+    int images_per_rank = 1;
+    uint64_t seed = 0;
+    uint64_t epoch = 0;
+  };
+
+  // `images`: indices into dataset.images().
+  EpochPlan(const CocoDataset& dataset, absl::Span<const int> images, const Options& options);
+
+  // The same in each epoch.
+  int64_t chunks() const { return chunks_; }
+  absl::Span<const Sample> Chunk(int64_t index) const;
+
+  // The rank's batches from `cursor` chunks on. All ranks get the same number of them,
+  // StepsLeft(cursor, world); where the last step has fewer chunks than ranks, it takes the missing
+  // ones from the epoch's head.
+  Schedule Batches(int64_t cursor, int rank, int world) const;
+  int64_t StepsLeft(int64_t cursor, int world) const;
+
+ private:
+  const int images_per_rank_;
+  int64_t chunks_ = 0;
+  std::vector<Sample> order_;
+};
+
+// Steps of a whole epoch, without drawing its order.
+int64_t StepsPerEpoch(const CocoDataset& dataset, absl::Span<const int> images, int images_per_rank,
+                      int world);
+
+// Each image once, over all ranks: `images` ordered by aspect group, of which rank r takes the
+// r-th, the (r + world)-th, ... A batch holds at most images_per_rank images and one aspect group;
+// ranks may have different numbers of batches, also none.
+Schedule EvaluationBatches(const CocoDataset& dataset, absl::Span<const int> images,
+                           int images_per_rank, int rank, int world);
+
+}  // namespace muster::data
