@@ -1,0 +1,248 @@
+#include "worker/model/hrnet.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+namespace muster::model {
+namespace {
+
+constexpr int64_t kBottleneckExpansion = 4;
+// The lowest resolution's stride: its maps, doubled thrice, must meet the highest's.
+constexpr int64_t kLowestStride = 32;
+
+std::vector<int64_t> ChannelsOf(const config::v1::HRNetStage& stage) {
+  return {stage.num_channels().begin(), stage.num_channels().end()};
+}
+
+std::string Join(const std::string& prefix, size_t number) {
+  return prefix + "." + std::to_string(number);
+}
+
+size_t Depth(const std::vector<std::vector<ConvNorm>>& chains) {
+  size_t depth = 0;
+  for (const auto& chain : chains) depth = std::max(depth, chain.size());
+  return depth;
+}
+
+}  // namespace
+
+HRNetImpl::HRNetImpl(const config::v1::HRNet& config, const config::v1::Norm& norm) {
+  const int64_t stem = config.stem_channels();
+  stem1_ = MakeConvNorm(*this, "conv1", "bn1", {3, stem, 3, 2}, norm);
+  stem2_ = MakeConvNorm(*this, "conv2", "bn2", {stem, stem, 3, 2}, norm);
+  TORCH_CHECK(config.stage1().num_channels_size() == 1 && config.stage1().num_modules() == 1,
+              "model.hrnet.stage1 must have one module and one num_channels");
+  MakeLayer1(config.stage1(), norm, stem);
+  out_channels_ = {static_cast<int64_t>(config.stage1().num_channels(0)) * kBottleneckExpansion};
+  const config::v1::HRNetStage* const stages[] = {&config.stage2(), &config.stage3(),
+                                                  &config.stage4()};
+  for (int i = 0; i < 3; ++i) {
+    TORCH_CHECK(stages[i]->num_channels_size() == i + 2 && stages[i]->num_blocks() > 0 &&
+                    stages[i]->num_modules() > 0,
+                "model.hrnet.stage", i + 2, " must have ", i + 2,
+                " num_channels, and at least one module and block");
+    stages_.push_back(MakeStage(i + 2, *stages[i], norm, out_channels_));
+    out_channels_ = ChannelsOf(*stages[i]);
+  }
+}
+
+void HRNetImpl::MakeLayer1(const config::v1::HRNetStage& config, const config::v1::Norm& norm,
+                           int64_t in_channels) {
+  const auto planes = static_cast<int64_t>(config.num_channels(0));
+  const int64_t out = planes * kBottleneckExpansion;
+  for (size_t i = 0; i < config.num_blocks(); ++i) {
+    const std::string prefix = Join("layer1", i);
+    const int64_t in = i == 0 ? in_channels : out;
+    Bottleneck block;
+    block.reduce = MakeConvNorm(*this, prefix + ".conv1", prefix + ".bn1", {in, planes, 1}, norm);
+    block.spatial =
+        MakeConvNorm(*this, prefix + ".conv2", prefix + ".bn2", {planes, planes, 3}, norm);
+    block.expand = MakeConvNorm(*this, prefix + ".conv3", prefix + ".bn3", {planes, out, 1}, norm);
+    if (in != out) {
+      block.downsample = MakeConvNorm(*this, prefix + ".downsample.0", prefix + ".downsample.1",
+                                      {in, out, 1}, norm);
+    }
+    layer1_.push_back(std::move(block));
+  }
+}
+
+HRNetImpl::Stage HRNetImpl::MakeStage(int number, const config::v1::HRNetStage& config,
+                                      const config::v1::Norm& norm,
+                                      const std::vector<int64_t>& in_channels) {
+  const std::vector<int64_t> channels = ChannelsOf(config);
+  Stage stage;
+  for (size_t i = 0; i < channels.size(); ++i) {
+    const std::string prefix = Join("transition" + std::to_string(number - 1), i);
+    Transition transition{std::min(i, in_channels.size() - 1), std::nullopt};
+    const int64_t in = in_channels[transition.from];
+    if (i >= in_channels.size()) {
+      transition.layer =
+          MakeConvNorm(*this, prefix + ".0.0", prefix + ".0.1", {in, channels[i], 3, 2}, norm);
+    } else if (in != channels[i]) {
+      transition.layer = MakeConvNorm(*this, prefix + ".0", prefix + ".1", {in, channels[i], 3}, norm);
+    }
+    stage.transitions.push_back(std::move(transition));
+  }
+  for (size_t m = 0; m < config.num_modules(); ++m) {
+    stage.modules.push_back(MakeModule(Join("stage" + std::to_string(number), m), channels,
+                                       config.num_blocks(), norm));
+  }
+  return stage;
+}
+
+HRNetImpl::HRModule HRNetImpl::MakeModule(const std::string& prefix,
+                                        const std::vector<int64_t>& channels, int64_t num_blocks,
+                                        const config::v1::Norm& norm) {
+  HRModule module;
+  module.blocks.resize(static_cast<size_t>(num_blocks));
+  for (size_t b = 0; b < channels.size(); ++b) {
+    for (size_t k = 0; k < module.blocks.size(); ++k) {
+      const std::string name = Join(Join(prefix + ".branches", b), k);
+      const ConvNormOptions options{channels[b], channels[b], 3};
+      module.blocks[k].push_back(
+          {MakeConvNorm(*this, name + ".conv1", name + ".bn1", options, norm),
+           MakeConvNorm(*this, name + ".conv2", name + ".bn2", options, norm)});
+    }
+  }
+  for (size_t i = 0; i < channels.size(); ++i) {
+    for (size_t j = 0; j < channels.size(); ++j) {
+      if (i == j) continue;
+      const std::string name = Join(Join(prefix + ".fuse_layers", i), j);
+      FuseChain chain{j, i, {}};
+      if (j > i) {
+        chain.layers.push_back(
+            MakeConvNorm(*this, name + ".0", name + ".1", {channels[j], channels[i], 1}, norm));
+      }
+      for (size_t k = j; k < i; ++k) {
+        const int64_t out = k + 1 == i ? channels[i] : channels[j];
+        const std::string step = Join(name, k - j);
+        chain.layers.push_back(
+            MakeConvNorm(*this, step + ".0", step + ".1", {channels[j], out, 3, 2}, norm));
+      }
+      module.chains.push_back(std::move(chain));
+    }
+  }
+  return module;
+}
+
+std::vector<at::Tensor> HRNetImpl::forward(const at::Tensor& images) {
+  TORCH_CHECK(images.dim() == 4 && images.size(1) == 3, "images must be (N, 3, H, W), not ",
+              images.sizes());
+  TORCH_CHECK(images.size(2) % kLowestStride == 0 && images.size(3) % kLowestStride == 0,
+              "image sides must be multiples of ", kLowestStride, ", not ", images.size(2), " x ",
+              images.size(3), ": set data.size_divisor or data.pad_size");
+  at::Tensor x = at::relu(ForwardGroup({images}, {stem1_}, communicator_)[0]);
+  x = at::relu(ForwardGroup({x}, {stem2_}, communicator_)[0]);
+  for (const Bottleneck& block : layer1_) x = RunBottleneck(x, block);
+  std::vector<at::Tensor> branches{x};
+  for (const Stage& stage : stages_) {
+    branches = RunTransitions(branches, stage);
+    for (const HRModule& module : stage.modules) branches = RunModule(std::move(branches), module);
+  }
+  return branches;
+}
+
+at::Tensor HRNetImpl::RunBottleneck(const at::Tensor& x, const Bottleneck& block) const {
+  at::Tensor y = at::relu(ForwardGroup({x}, {block.reduce}, communicator_)[0]);
+  y = at::relu(ForwardGroup({y}, {block.spatial}, communicator_)[0]);
+  if (!block.downsample) {
+    return at::relu(ForwardGroup({y}, {block.expand}, communicator_)[0] + x);
+  }
+  const auto both = ForwardGroup({y, x}, {block.expand, *block.downsample}, communicator_);
+  return at::relu(both[0] + both[1]);
+}
+
+std::vector<at::Tensor> HRNetImpl::RunTransitions(const std::vector<at::Tensor>& x,
+                                                  const Stage& stage) const {
+  std::vector<at::Tensor> inputs;
+  std::vector<ConvNorm> layers;
+  for (const Transition& transition : stage.transitions) {
+    if (!transition.layer) continue;
+    inputs.push_back(x[transition.from]);
+    layers.push_back(*transition.layer);
+  }
+  const auto outputs = ForwardGroup(inputs, layers, communicator_);
+  std::vector<at::Tensor> branches;
+  size_t next = 0;
+  for (const Transition& transition : stage.transitions) {
+    branches.push_back(transition.layer ? at::relu(outputs[next++]) : x[transition.from]);
+  }
+  return branches;
+}
+
+std::vector<at::Tensor> HRNetImpl::RunModule(std::vector<at::Tensor> x,
+                                             const HRModule& module) const {
+  for (const std::vector<BasicBlock>& blocks : module.blocks) {
+    std::vector<ConvNorm> first;
+    std::vector<ConvNorm> second;
+    for (const BasicBlock& block : blocks) {
+      first.push_back(block.first);
+      second.push_back(block.second);
+    }
+    std::vector<at::Tensor> y = ForwardGroup(x, first, communicator_);
+    for (at::Tensor& branch : y) branch = at::relu(branch);
+    y = ForwardGroup(y, second, communicator_);
+    for (size_t b = 0; b < x.size(); ++b) x[b] = at::relu(y[b] + x[b]);
+  }
+  return RunFuse(x, module);
+}
+
+std::vector<at::Tensor> HRNetImpl::RunFuse(const std::vector<at::Tensor>& x,
+                                           const HRModule& module) const {
+  std::vector<std::vector<ConvNorm>> chains;
+  std::vector<at::Tensor> values;
+  for (const FuseChain& chain : module.chains) {
+    chains.push_back(chain.layers);
+    values.push_back(x[chain.from]);
+  }
+  for (size_t depth = 0; depth < Depth(chains); ++depth) {
+    std::vector<size_t> active;
+    std::vector<at::Tensor> inputs;
+    std::vector<ConvNorm> layers;
+    for (size_t c = 0; c < chains.size(); ++c) {
+      if (depth >= chains[c].size()) continue;
+      active.push_back(c);
+      inputs.push_back(values[c]);
+      layers.push_back(chains[c][depth]);
+    }
+    const auto outputs = ForwardGroup(inputs, layers, communicator_);
+    for (size_t k = 0; k < active.size(); ++k) {
+      const bool last = depth + 1 == chains[active[k]].size();
+      values[active[k]] = last ? outputs[k] : at::relu(outputs[k]);
+    }
+  }
+  // j ascending, as mmdetection adds: float sums depend on the order.
+  std::vector<at::Tensor> fused(x.size());
+  size_t next = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    for (size_t j = 0; j < x.size(); ++j) {
+      at::Tensor term = i == j ? x[j] : values[next++];
+      if (j > i) {
+        term = at::upsample_nearest2d(term, {x[i].size(2), x[i].size(3)}, std::nullopt, std::nullopt);
+      }
+      fused[i] = fused[i].defined() ? fused[i] + term : term;
+    }
+    fused[i] = at::relu(fused[i]);
+  }
+  return fused;
+}
+
+int64_t HRNetImpl::num_norm_groups() const {
+  size_t groups = 2 + 3 * layer1_.size();
+  for (const Stage& stage : stages_) {
+    const bool any = std::any_of(stage.transitions.begin(), stage.transitions.end(),
+                                 [](const Transition& t) { return t.layer.has_value(); });
+    groups += any ? 1 : 0;
+    for (const HRModule& module : stage.modules) {
+      size_t depth = 0;
+      for (const FuseChain& chain : module.chains) depth = std::max(depth, chain.layers.size());
+      groups += 2 * module.blocks.size() + depth;
+    }
+  }
+  return static_cast<int64_t>(groups);
+}
+
+}  // namespace muster::model
