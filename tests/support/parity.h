@@ -1,0 +1,50 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <string>
+#include <vector>
+
+#include "muster/config/v1/train_job.pb.h"
+#include "tests/support/safetensors_file.h"
+#include "worker/model/faster_rcnn.h"
+
+namespace muster::testing {
+
+// Compares tensors with a reference program's and prints one line each: the largest difference, and how
+// much of the tolerance it uses.
+class Comparison {
+ public:
+  // Relative to the largest absolute value of the expected tensor (a tensor of zeros must be matched by
+  // one whose values are at most `relative`).
+  explicit Comparison(double relative) : relative_(relative) {}
+
+  // Fails the running test when the shapes differ or the difference is above the tolerance.
+  void Check(const std::string& name, const at::Tensor& actual, const at::Tensor& expected);
+  // Must be equal to the bit (dtypes too).
+  void CheckEqual(const std::string& name, const at::Tensor& actual, const at::Tensor& expected);
+
+ private:
+  double relative_;
+};
+
+// The oracle's model "tiny" (187k parameters, 3 classes) with ApplyDefaults' values of MMDET3.
+config::v1::Model TinyModel();
+// HRNetV2p of that width, COCO's 80 classes.
+config::v1::Model NamedModel(uint32_t width);
+
+// Copies a state dict (parameters and buffers by name) into the model; fails the running test for a name
+// or shape that only one side has.
+void LoadState(torch::nn::Module& model, const SafetensorsFile& state);
+
+// What the oracle's "_batch" file holds; images in `type`.
+model::TrainBatch ReadBatch(const SafetensorsFile& file, at::ScalarType type);
+
+// The oracle's fingerprint of a tensor, (4) float64: l2 norm, sum, largest absolute value, and
+// sum x_i cos(0.7 i + 0.3).
+at::Tensor Fingerprint(const at::Tensor& tensor);
+
+// A JSON list of strings, as the oracle keeps in its metadata.
+std::vector<std::string> ParseNames(const std::string& json);
+
+}  // namespace muster::testing

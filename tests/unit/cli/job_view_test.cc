@@ -1,0 +1,76 @@
+#include "cli/job_view.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_join.h"
+
+namespace muster::cli {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+v1::Job RunningJob() {
+  v1::Job job;
+  job.set_name("jobs/a");
+  job.set_state(v1::Job::STATE_RUNNING);
+  job.set_generation(2);
+  job.add_ranks()->set_node("nodes/w0");
+  job.add_ranks()->set_node("nodes/w1");
+  v1::TrainProgress& progress = *job.mutable_progress();
+  progress.set_phase(v1::TrainProgress::PHASE_TRAINING);
+  progress.set_step(45);
+  progress.set_total_steps(90);
+  progress.set_epoch(2);
+  progress.set_total_epochs(4);
+  (*progress.mutable_losses())["loss"] = 1.5;
+  (*progress.mutable_losses())["loss_cls"] = 0.5;
+  progress.set_learning_rate(0.005);
+  progress.set_images_per_second(12.34);
+  progress.mutable_eta()->set_seconds(192);
+  v1::EvalResult& result = *job.add_evaluations();
+  result.set_epoch(2);
+  result.set_ap(0.25);
+  result.set_ap50(0.5);
+  return job;
+}
+
+TEST(JobViewTest, LiveViewShowsWhatADetectionTeamLooksFor) {
+  const std::string view = absl::StrJoin(LiveView(RunningJob(), {}), "\n");
+  EXPECT_THAT(view,
+              AllOf(HasSubstr("jobs/a  RUNNING  generation 2  on w0, w1"), HasSubstr("epoch 3/4"),
+                    HasSubstr("step 45/90"), HasSubstr(" 50 %"), HasSubstr("ETA 3m 12s"),
+                    HasSubstr("12.3 images/s"), HasSubstr("loss 1.5000  cls 0.5000"),
+                    HasSubstr("AP 0.250  AP50 0.500"), Not(HasSubstr("\033"))));
+  EXPECT_THAT(absl::StrJoin(LiveView(RunningJob(), {.color = true}), "\n"), HasSubstr("\033[1m"));
+}
+
+TEST(JobViewTest, TheLastEpochIsNotCountedBeyond) {
+  v1::Job job = RunningJob();
+  job.mutable_progress()->set_epoch(4);
+  EXPECT_THAT(ProgressLine(job), HasSubstr("epoch 4/4"));
+}
+
+TEST(JobViewTest, EvaluationIsToldWithItsProgress) {
+  v1::Job job = RunningJob();
+  job.mutable_progress()->set_phase(v1::TrainProgress::PHASE_EVALUATING);
+  job.mutable_progress()->set_eval_images(3);
+  job.mutable_progress()->set_eval_images_total(72);
+  EXPECT_THAT(ProgressLine(job), HasSubstr("evaluating 3/72 images"));
+}
+
+TEST(JobViewTest, TablesHaveARowForEach) {
+  EXPECT_THAT(JobTable({RunningJob()}, absl::UnixEpoch()),
+              AllOf(HasSubstr("NAME"), HasSubstr("jobs/a  RUNNING  2/4    45/90  0.250")));
+  v1::Node node;
+  node.set_name("nodes/w0");
+  node.set_state(v1::Node::STATE_READY);
+  node.set_slots_used(1);
+  node.mutable_inventory()->set_slots(2);
+  EXPECT_THAT(NodeTable({node}, absl::UnixEpoch()), HasSubstr("nodes/w0  READY  1/2"));
+}
+
+}  // namespace
+}  // namespace muster::cli

@@ -1,0 +1,4 @@
+muster_test(SRC unit/cli/commands_test.cc LABELS unit
+  DEPS muster::cli_lib muster::testing nlohmann_json::nlohmann_json)
+muster_test(SRC unit/cli/format_test.cc LABELS unit DEPS muster::cli_lib)
+muster_test(SRC unit/cli/job_view_test.cc LABELS unit DEPS muster::cli_lib)

@@ -1,0 +1,6 @@
+muster_test(SRC unit/worker/daemon/allocation_manager_test.cc LABELS unit DEPS muster::worker_daemon muster::testing)
+muster_test(SRC unit/worker/daemon/data_access_test.cc LABELS unit DEPS muster::worker_daemon muster::testing)
+muster_test(SRC unit/worker/daemon/outbox_test.cc LABELS unit DEPS muster::worker_daemon muster::testing)
+muster_test(SRC unit/worker/daemon/process_trainer_launcher_test.cc LABELS unit DEPS muster::worker_daemon muster::testing
+  muster::process PROGRAMS muster-worker)
+muster_test(SRC unit/worker/daemon/worker_metrics_test.cc LABELS unit DEPS muster::worker_daemon muster::testing)

@@ -1,0 +1,147 @@
+#include "worker/data/sampler.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
+#include "tests/support/shared_data.h"
+#include "tests/support/tiny_coco.h"
+
+namespace muster::data {
+namespace {
+
+// `landscape` images, then `portrait` ones, then one that is square.
+CocoDataset MakeDataset(int landscape, int portrait) {
+  const testing::TemporaryFolder folder;
+  testing::TinyCoco coco;
+  const auto add = [&](int width, int height) {
+    const auto id = static_cast<int64_t>(coco.json["images"].size()) + 1;
+    coco.json["images"].push_back({{"id", id},
+                                   {"file_name", absl::StrCat(id, ".jpg")},
+                                   {"width", width},
+                                   {"height", height}});
+  };
+  for (int i = 0; i < landscape; ++i) add(64, 48);
+  for (int i = 0; i < portrait; ++i) add(48, 64);
+  add(50, 50);
+  testing::WriteText(folder.path() / "a.json", coco.json.dump());
+  return *CocoDataset::Load(folder.path() / "a.json");
+}
+
+EpochPlan Plan(const CocoDataset& dataset, int images_per_rank, uint64_t seed = 0,
+               uint64_t epoch = 0) {
+  return EpochPlan(dataset, dataset.AllImages(),
+                   {.images_per_rank = images_per_rank, .seed = seed, .epoch = epoch});
+}
+
+std::vector<std::vector<Sample>> AllChunks(const EpochPlan& plan) { return plan.Batches(0, 0, 1); }
+
+TEST(EpochPlanTest, EachImageOnceAndGroupsFilledFromTheirHead) {
+  const CocoDataset dataset = MakeDataset(11, 6);  // groups of 11 and 7
+  const EpochPlan plan = Plan(dataset, 4);
+  EXPECT_EQ(plan.chunks(), 3 + 2);
+  std::map<int, int> seen;
+  int64_t next_id = 0;
+  for (const std::vector<Sample>& chunk : AllChunks(plan)) {
+    ASSERT_EQ(chunk.size(), 4U);
+    const auto group = [&](const Sample& sample) {
+      return AspectGroup(dataset.images()[static_cast<size_t>(sample.dataset_index)].size);
+    };
+    for (const Sample& sample : chunk) {
+      EXPECT_EQ(group(sample), group(chunk[0]));
+      EXPECT_EQ(sample.sample_id, next_id++);
+      ++seen[sample.dataset_index];
+    }
+  }
+  EXPECT_EQ(seen.size(), 18U);
+  int twice = 0;
+  for (const auto& [image, count] : seen) {
+    EXPECT_LE(count, 2) << image;
+    twice += count - 1;
+  }
+  EXPECT_EQ(twice, 1 + 1);
+}
+
+TEST(EpochPlanTest, GroupSmallerThanAChunkRepeatsItself) {
+  const CocoDataset dataset = MakeDataset(4, 0);  // one square image alone in its group
+  const EpochPlan plan = Plan(dataset, 4);
+  ASSERT_EQ(plan.chunks(), 2);
+  std::set<std::set<int>> groups;
+  for (const std::vector<Sample>& chunk : AllChunks(plan)) {
+    std::set<int> images;
+    for (const Sample& sample : chunk) images.insert(sample.dataset_index);
+    groups.insert(images);
+  }
+  EXPECT_THAT(groups, ::testing::ElementsAre(std::set<int>{0, 1, 2, 3}, std::set<int>{4}));
+}
+
+TEST(EpochPlanTest, OrderDependsOnSeedAndEpochAlone) {
+  const CocoDataset dataset = MakeDataset(20, 20);
+  const auto order = AllChunks(Plan(dataset, 2, 5, 1));
+  EXPECT_EQ(order, AllChunks(Plan(dataset, 2, 5, 1)));
+  EXPECT_NE(order, AllChunks(Plan(dataset, 2, 5, 2)));
+  EXPECT_NE(order, AllChunks(Plan(dataset, 2, 6, 1)));
+}
+
+TEST(EpochPlanTest, RanksShareTheListAndAResumeMayHaveOthers) {
+  const CocoDataset dataset = MakeDataset(20, 12);  // 10 + 7 chunks of 2
+  const EpochPlan plan = Plan(dataset, 2);
+  ASSERT_EQ(plan.chunks(), 17);
+  const auto all = AllChunks(plan);
+  // Two steps of 3 ranks, then the rest with 4.
+  std::vector<std::vector<Sample>> seen;
+  for (int64_t step = 0; step < 2; ++step) {
+    for (int rank = 0; rank < 3; ++rank) {
+      seen.push_back(plan.Batches(0, rank, 3)[static_cast<size_t>(step)]);
+    }
+  }
+  EXPECT_EQ(plan.StepsLeft(0, 3), 6);
+  EXPECT_EQ(plan.StepsLeft(6, 4), 3);
+  EXPECT_EQ(plan.StepsLeft(17, 4), 0);
+  EXPECT_EQ(plan.StepsLeft(20, 4), 0);
+  for (size_t step = 0; step < 3; ++step) {
+    for (int rank = 0; rank < 4; ++rank) seen.push_back(plan.Batches(6, rank, 4)[step]);
+  }
+  ASSERT_EQ(seen.size(), 18U);
+  for (size_t i = 0; i < 17; ++i) EXPECT_EQ(seen[i], all[i]) << i;
+  EXPECT_EQ(seen[17], all[0]);  // the last step wraps to the head
+  EXPECT_EQ(StepsPerEpoch(dataset, dataset.AllImages(), 2, 4), 5);
+}
+
+TEST(EpochPlanTest, NoImages) {
+  const CocoDataset dataset = MakeDataset(1, 0);
+  const EpochPlan plan(dataset, {}, {.images_per_rank = 2});
+  EXPECT_EQ(plan.chunks(), 0);
+  EXPECT_TRUE(plan.Batches(0, 0, 2).empty());
+}
+
+TEST(EvaluationBatchesTest, EachImageOnceOverAllRanks) {
+  const CocoDataset dataset = MakeDataset(9, 4);
+  for (const int world : {1, 3, 20}) {
+    std::map<int, int> seen;
+    for (int rank = 0; rank < world; ++rank) {
+      for (const auto& batch : EvaluationBatches(dataset, dataset.AllImages(), 2, rank, world)) {
+        ASSERT_FALSE(batch.empty());
+        EXPECT_LE(batch.size(), 2U);
+        for (const Sample& sample : batch) {
+          ++seen[sample.dataset_index];
+          EXPECT_EQ(sample.sample_id, sample.dataset_index);
+          EXPECT_EQ(
+              AspectGroup(dataset.images()[static_cast<size_t>(sample.dataset_index)].size),
+              AspectGroup(dataset.images()[static_cast<size_t>(batch[0].dataset_index)].size));
+        }
+      }
+    }
+    EXPECT_EQ(seen.size(), 14U);
+    for (const auto& [image, count] : seen) EXPECT_EQ(count, 1) << image;
+  }
+}
+
+}  // namespace
+}  // namespace muster::data

@@ -1,0 +1,10 @@
+muster_test(SRC unit/worker/dist/communicator_test.cc LABELS unit DEPS muster::worker_dist TORCH)
+muster_test(SRC unit/worker/dist/gradient_reducer_test.cc LABELS unit DEPS muster::worker_dist TORCH)
+muster_test(SRC unit/worker/dist/process_groups_test.cc LABELS unit DEPS muster::worker_model muster::worker_dist TORCH)
+muster_test(SRC unit/worker/dist/sync_batch_norm_test.cc LABELS unit DEPS muster::worker_model muster::worker_dist TORCH)
+muster_test(SRC unit/worker/dist/cuda_plugin_test.cc LABELS unit DEPS muster::worker_dist TORCH)
+if(MUSTER_WITH_CUDA)
+  add_dependencies(unit.worker.dist.cuda_plugin_test muster_cuda)
+endif()
+target_compile_definitions(unit.worker.dist.cuda_plugin_test PRIVATE
+  MUSTER_TEST_WITH_CUDA=$<BOOL:${MUSTER_WITH_CUDA}>)
