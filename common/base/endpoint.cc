@@ -13,6 +13,14 @@
 #include "absl/strings/strip.h"
 
 namespace muster::base {
+namespace {
+
+absl::Status CannotListen(const Endpoint& endpoint, absl::string_view reason) {
+  return absl::UnavailableError(absl::StrCat("cannot listen on ", endpoint.ToString(), ": ", reason,
+                                             "; choose another address or stop what uses it"));
+}
+
+}  // namespace
 
 std::string Endpoint::ToString() const {
   if (absl::StrContains(host, ":")) return absl::StrCat("[", host, "]:", port);
@@ -43,30 +51,29 @@ absl::StatusOr<Endpoint> ParseEndpoint(absl::string_view text) {
   return Endpoint{host.empty() ? "0.0.0.0" : std::string(host), port};
 }
 
-absl::Status ListenError(const Endpoint& endpoint) {
-  std::string reason;
+absl::Status TryListen(const Endpoint& endpoint) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE;
   addrinfo* found = nullptr;
   const int code =
       getaddrinfo(endpoint.host.c_str(), std::to_string(endpoint.port).c_str(), &hints, &found);
-  if (code != 0) {
-    reason = gai_strerror(code);
-  } else {
-    const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    const int yes = 1;
-    if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
-    if (fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, 1) != 0) {
-      reason = std::strerror(errno);
-    } else {
-      reason = "it was taken a moment ago";
-    }
-    if (fd >= 0) close(fd);
-    freeaddrinfo(found);
+  if (code != 0) return CannotListen(endpoint, gai_strerror(code));
+  absl::Status status;
+  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int yes = 1;
+  if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+  if (fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, 1) != 0) {
+    status = CannotListen(endpoint, std::strerror(errno));
   }
-  return absl::UnavailableError(absl::StrCat("cannot listen on ", endpoint.ToString(), ": ", reason,
-                                             "; choose another address or stop what uses it"));
+  if (fd >= 0) close(fd);
+  freeaddrinfo(found);
+  return status;
+}
+
+absl::Status ListenError(const Endpoint& endpoint) {
+  const absl::Status status = TryListen(endpoint);
+  return status.ok() ? CannotListen(endpoint, "it was taken a moment ago") : status;
 }
 
 }  // namespace muster::base

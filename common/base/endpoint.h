@@ -22,8 +22,11 @@ struct Endpoint {
 // Port 0 is allowed (the system chooses).
 absl::StatusOr<Endpoint> ParseEndpoint(absl::string_view text);
 
-// Why a server could not listen there, for libraries that say only "failed": tries it and says, for
-// example, "cannot listen on 127.0.0.1:7070: Address already in use; choose another address".
+// Listens there for a moment. Unavailable with address and reason when that cannot be, for example
+// "cannot listen on 127.0.0.1:7070: Address already in use; ...".
+absl::Status TryListen(const Endpoint& endpoint);
+
+// Why a server could not listen there, for libraries that say only "failed". Never OK.
 absl::Status ListenError(const Endpoint& endpoint);
 
 }  // namespace muster::base

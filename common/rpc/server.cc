@@ -38,6 +38,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
           absl::StrCat("refusing to serve plaintext on ", options.address,
                        ": listen on 127.0.0.1, configure TLS, or allow plaintext explicitly"));
     }
+    // gRPC would log an unreadable line of its own beside our error.
+    if (endpoint.port != 0) MUSTER_RETURN_IF_ERROR(base::TryListen(endpoint));
   }
   grpc::ServerBuilder builder;
   int port = 0;

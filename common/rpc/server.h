@@ -17,7 +17,7 @@ struct ServerOptions {
   // Must live longer than the server.
   std::vector<grpc::Service*> services;
   // Not set: plaintext, which is refused beyond loopback and unix sockets.
-  std::shared_ptr<grpc::ServerCredentials> credentials;
+  std::shared_ptr<grpc::ServerCredentials> credentials = nullptr;
   // Plaintext on other addresses too: only where the network itself is trusted.
   bool allow_plaintext_network = false;
 };

@@ -1,0 +1,129 @@
+#include "common/config/validate.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/config/defaults.h"
+#include "common/config/load.h"
+#include "tests/support/shared_data.h"
+
+namespace muster::config {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+v1::TrainJob GoodJob() {
+  const auto job = LoadTrainJob(muster::testing::SourceFolder() / "configs/quick/bccd.textproto");
+  EXPECT_TRUE(job.ok()) << job.status();
+  return job.ok() ? *job : v1::TrainJob();
+}
+
+// The violations of a good job with one assignment.
+std::string After(const std::vector<std::string>& assignments) {
+  v1::TrainJob job = GoodJob();
+  for (const std::string& assignment : assignments) {
+    EXPECT_TRUE(ApplyOverride(assignment, &job).ok()) << assignment;
+  }
+  return FormatViolations(Validate(job));
+}
+
+TEST(ValidateTest, GoodJobBeforeAndAfterDefaults) {
+  v1::TrainJob job = GoodJob();
+  EXPECT_THAT(FormatViolations(Validate(job)), IsEmpty());
+  ApplyDefaults(&job);
+  EXPECT_THAT(FormatViolations(Validate(job)), IsEmpty());
+}
+
+TEST(ValidateTest, EmptyJobNamesAllThatIsRequired) {
+  const std::string text = FormatViolations(Validate(v1::TrainJob()));
+  for (const char* field :
+       {"model.hrnet: ", "data.root: ", "data.train.annotations: ", "data.train.images: ",
+        "data.val.annotations: ", "data.images_per_rank: ", "data.multi_scale.scales: ",
+        "schedule.epochs: ", "schedule.optimizer.lr: "}) {
+    EXPECT_THAT(text, HasSubstr(field));
+  }
+}
+
+TEST(ValidateTest, ValIsNotNeededWithoutEvaluation) {
+  EXPECT_THAT(After({"evaluation.every_epochs=0", "data.val="}), IsEmpty());
+}
+
+TEST(ValidateTest, EachFaultNamesItsField) {
+  for (const auto& [assignment, field] : std::vector<std::pair<std::string, std::string>>{
+           {"data.images_per_rank=0", "data.images_per_rank: is 0"},
+           {"model.num_classes=0", "model.num_classes: is 0"},
+           {"model.hrnet.stage3.num_channels=[8, 16]", "model.hrnet.stage3.num_channels: has 2"},
+           {"model.hrfpn.num_outs=4", "model.rpn_head.anchor_strides: has 5 strides"},
+           {"model.rpn_head.anchor_strides=[4, 8, 16, 32, 60]", "anchor_strides[4]: is 60"},
+           {"model.roi_head.assigner.neg_iou_thr=0.6", "model.roi_head.assigner.neg_iou_thr: "},
+           {"model.load_from=weights.bin", "model.load_from: must end in"},
+           {"data.train.images=/abs/train.zip", "data.train.images: is absolute"},
+           {"data.val.images=../x.zip", "data.val.images: has a '..'"},
+           {"data.multi_scale.mode=RANGE", "data.multi_scale.scales: has 3 scales; mode RANGE"},
+           {"data.pad_size={long_side: 256 short_side: 256}",
+            "data.pad_size.long_side: is 256; an image may be 320 there"},
+           {"data.pad_size={long_side: 320 short_side: 240}",
+            "data.pad_size.short_side: is 240; an image may be 240 there, 256 with size_divisor "
+            "32"},
+           {"data.test_scale={long_side: 640 short_side: 480}", "data.test_pad_size.long_side: "},
+           {"data.mean=[1, 2]", "data.mean: has 2 numbers"},
+           {"data.std=[1, 0, 1]", "data.std[1]: is 0"},
+           {"data.flip_ratio=nan", "data.flip_ratio: is nan"},
+           {"schedule.step_epochs=[8, 20]", "schedule.step_epochs[1]: is 20; must be 1 to 19"},
+           {"schedule.step_epochs=[8, 8]", "schedule.step_epochs[1]: is 8; must be above"},
+           {"schedule.optimizer.lr=0", "schedule.optimizer.lr: is 0"},
+           {"schedule.optimizer.lr=inf", "schedule.optimizer.lr: is inf"},
+           {"resources.nodes=0", "resources.nodes: is 0"},
+           {"distributed.timeout=0s", "distributed.timeout: is 0"},
+           {"checkpointing.keep_last=0", "checkpointing.keep_last: is 0"}}) {
+    EXPECT_THAT(After({assignment}), HasSubstr(field)) << assignment;
+  }
+}
+
+TEST(ValidateTest, DivisorMustSuitHrnetUnlessThereIsACanvas) {
+  EXPECT_THAT(After({"data.size_divisor=1"}), IsEmpty());
+  EXPECT_THAT(After({"data.size_divisor=1", "data.pad_size="}),
+              HasSubstr("data.size_divisor: is 1"));
+}
+
+TEST(ValidateTest, AllAtOnce) {
+  const std::string text =
+      After({"data.images_per_rank=0", "schedule.epochs=0", "resources.nodes=0"});
+  EXPECT_THAT(text, HasSubstr("data.images_per_rank"));
+  EXPECT_THAT(text, HasSubstr("schedule.epochs"));
+  EXPECT_THAT(text, HasSubstr("resources.nodes"));
+}
+
+// Every file under configs/, so that none rots.
+TEST(ConfigsTest, EveryFileLoadsAndIsValid) {
+  const std::filesystem::path root = muster::testing::SourceFolder() / "configs";
+  int jobs = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(root)) {
+    if (entry.path().extension() != ".textproto") continue;
+    const auto job = LoadTrainJob(entry.path());
+    ASSERT_TRUE(job.ok()) << job.status();
+    if (entry.path().parent_path().filename() == "_base") continue;  // a piece of a job
+    EXPECT_THAT(FormatViolations(Validate(*job)), IsEmpty()) << entry.path();
+    EXPECT_GT(job->expected_results_size() + (job->schedule().epochs() == 1), 0) << entry.path();
+    ++jobs;
+  }
+  EXPECT_GE(jobs, 16);
+}
+
+TEST(ConfigsTest, PublishedRowsTrainOnSixteenImages) {
+  const std::filesystem::path root = muster::testing::SourceFolder() / "configs/hrnet";
+  for (const auto& entry : std::filesystem::directory_iterator(root)) {
+    const auto job = LoadTrainJob(entry.path());
+    ASSERT_TRUE(job.ok()) << job.status();
+    EXPECT_EQ(job->resources().nodes() * job->resources().ranks_per_node() *
+                  job->data().images_per_rank(),
+              job->schedule().optimizer().reference_batch())
+        << entry.path();
+    EXPECT_EQ(job->model().conventions(), v1::CONVENTIONS_SEED) << entry.path();
+    EXPECT_EQ(job->data().test_scale().long_side(), 1333u) << entry.path();
+  }
+}
+
+}  // namespace
+}  // namespace muster::config
