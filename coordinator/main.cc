@@ -2,6 +2,7 @@
 #include <signal.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -110,6 +111,8 @@ int main(int argc, char** argv) {
   sigaddset(&stop_signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  // gRPC's own log repeats, over many lines, what our error says in one. Before its first use.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
 
   Flags flags;
   CLI::App parser("Takes training jobs and places them on workers.", "muster-coordinator");

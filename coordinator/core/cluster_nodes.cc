@@ -260,6 +260,10 @@ bool ClusterState::LeaseExpired(const NodeEntry& node, Instant now) const {
 }
 
 void ClusterState::Handle(const TickCommand&, Step* step) {
+  // After a stopped process or a suspended machine the ticks come before the heartbeats that wait.
+  const absl::Duration pause = step->now.monotonic - last_tick_;
+  if (pause > options_.lease.heartbeat_interval) leases_.Forgive(pause);
+  last_tick_ = step->now.monotonic;
   for (auto& [name, node] : nodes_) {
     if (node.state == v1::Node::STATE_READY && leases_.HeartbeatMissed(name, step->now.monotonic)) {
       node.state = v1::Node::STATE_UNREACHABLE;

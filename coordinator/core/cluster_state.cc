@@ -77,7 +77,8 @@ void ClusterState::Drive(JobMachine* job, Step* step, absl::FunctionRef<void(Job
     event.set_sequence(next_event_++);
     step->effects.log.push_back(
         LogLine{event.type() == "Failed" ? base::LogSeverity::kError : base::LogSeverity::kInfo,
-                absl::StrCat(event.type(), ": ", event.message()), name, ""});
+                absl::StrCat(event.type(), event.message().empty() ? "" : ": ", event.message()),
+                name, ""});
     std::deque<v1::JobEvent>& kept = events_[name];
     kept.push_back(event);
     if (kept.size() > kKeptEventsPerJob) kept.pop_front();
@@ -242,11 +243,23 @@ void ClusterState::PushDesiredState(Step* step) {
     for (const std::string& job : node.jobs) {
       if (std::optional<v1::Allocation> allocation = jobs_.at(job).AllocationOn(name);
           allocation.has_value()) {
+        allocation->set_machine_slots(MachineSlots(node.record.inventory()));
         *desired->add_allocations() = *std::move(allocation);
       }
     }
     step->effects.messages.push_back(std::move(message));
   }
+}
+
+int ClusterState::MachineSlots(const v1::Inventory& inventory) const {
+  if (inventory.machine_id().empty()) return inventory.slots();
+  int slots = 0;
+  for (const auto& [name, node] : nodes_) {
+    const bool live = node.state != v1::Node::STATE_LOST;
+    const v1::Inventory& other = node.record.inventory();
+    if (live && other.machine_id() == inventory.machine_id()) slots += other.slots();
+  }
+  return slots;
 }
 
 const v1::Job* ClusterState::FindJob(const std::string& name) const {

@@ -137,6 +137,8 @@ class ClusterState {
   JobMachine* Find(const std::string& name);
 
   void Schedule(Step* step);
+  // Slots of all live workers on the machine of `inventory`, which share its cores.
+  int MachineSlots(const v1::Inventory& inventory) const;
   void PushDesiredState(Step* step);
   std::vector<NodeCapacity> ReadyCapacities() const;
   int SlotsUsed(const NodeEntry& node) const;
@@ -154,6 +156,7 @@ class ClusterState {
   std::map<SessionId, std::string> sessions_;
   std::map<std::string, internal::RequestRecord> requests_;
   std::map<std::string, std::deque<v1::JobEvent>> events_;
+  absl::Duration last_tick_ = absl::InfiniteDuration();
   int64_t next_event_ = 1;
   int64_t next_submission_ = 1;
 };

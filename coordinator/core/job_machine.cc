@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 
 #include "common/base/exit_codes.h"
@@ -16,10 +15,6 @@ namespace {
 
 using v1::AllocationStatus;
 using v1::Job;
-
-bool Wanted(Job::State state) {
-  return state == Job::STATE_STARTING || state == Job::STATE_RUNNING;
-}
 
 bool EndsShare(AllocationStatus::Phase phase) {
   return phase == AllocationStatus::PHASE_SUCCEEDED || phase == AllocationStatus::PHASE_FAILED ||
@@ -59,16 +54,11 @@ bool ExplainsBetter(const v1::RankFailure& candidate, const v1::RankFailure& kno
 }  // namespace
 
 std::string DescribeFailure(const v1::RankFailure& failure) {
-  std::string text = absl::StrCat("rank ", failure.rank(), " on ", failure.node());
-  if (failure.signal() != 0) {
-    absl::StrAppend(&text, " was killed by signal ", failure.signal());
-  } else if (failure.exit_code() != 0) {
-    absl::StrAppend(&text, " exited with code ", failure.exit_code());
-  } else {
-    absl::StrAppend(&text, " failed");
-  }
-  if (!failure.message().empty()) absl::StrAppend(&text, ": ", failure.message());
-  return text;
+  const std::string rank = absl::StrCat("rank ", failure.rank(), " on ", failure.node());
+  // The worker's message says how the rank ended too.
+  if (!failure.message().empty()) return absl::StrCat(rank, ": ", failure.message());
+  if (failure.signal() != 0) return absl::StrCat(rank, " was killed by signal ", failure.signal());
+  return absl::StrCat(rank, " exited with code ", failure.exit_code());
 }
 
 internal::JobRecord JobMachine::NewRecord(const Job& job, int64_t submit_sequence, Instant now) {
@@ -92,6 +82,10 @@ Gang JobMachine::gang() const {
   const config::v1::Resources& resources = job().config().resources();
   return Gang{std::max(1, static_cast<int>(resources.nodes())),
               std::max(1, static_cast<int>(resources.ranks_per_node()))};
+}
+
+bool JobMachine::Wanted() const {
+  return job().state() == Job::STATE_STARTING || job().state() == Job::STATE_RUNNING;
 }
 
 bool JobMachine::Terminal() const {
@@ -119,7 +113,7 @@ bool JobMachine::EveryShare(AllocationStatus::Phase phase) const {
 int JobMachine::SlotsHeld(absl::string_view node) const {
   const internal::ShareRecord* share = FindShare(node);
   if (share == nullptr || Terminal() || job().state() == Job::STATE_QUEUED) return 0;
-  return Wanted(job().state()) || !share->ended() ? share->ranks_size() : 0;
+  return Wanted() || !share->ended() ? share->ranks_size() : 0;
 }
 
 std::set<std::string> JobMachine::Nodes() const {
@@ -130,7 +124,7 @@ std::set<std::string> JobMachine::Nodes() const {
 
 std::optional<v1::Allocation> JobMachine::AllocationOn(absl::string_view node) const {
   const internal::ShareRecord* share = FindShare(node);
-  if (share == nullptr || !Wanted(job().state())) return std::nullopt;
+  if (share == nullptr || !Wanted()) return std::nullopt;
   v1::Allocation allocation;
   allocation.set_job(job().name());
   allocation.set_job_uid(job().uid());
@@ -259,7 +253,7 @@ bool JobMachine::Report(absl::string_view node, const AllocationStatus& status, 
     AddCheckpoint(node, checkpoint, now, out);
   }
   if (status.phase() == AllocationStatus::PHASE_FAILED) NoteFailure(*share, now, out);
-  if (!Wanted(job().state())) {
+  if (!Wanted()) {
     Settle(now, out);
     return true;
   }
@@ -363,7 +357,7 @@ void JobMachine::LoseNode(absl::string_view node, const std::string& reason, Ins
   ShowPhase(*share, "LOST");
   Touch(now, out);
   AddEvent("NodeLost", reason, now, out);
-  if (Wanted(job().state())) {
+  if (Wanted()) {
     EndGeneration(reason, now, out);
   } else {
     Settle(now, out);
@@ -373,7 +367,7 @@ void JobMachine::LoseNode(absl::string_view node, const std::string& reason, Ins
 void JobMachine::NotHeld(absl::string_view node, Instant now, JobOutput* out) {
   internal::ShareRecord* share = FindShare(node);
   if (share == nullptr || share->ended() || Terminal()) return;
-  if (!Wanted(job().state())) {
+  if (!Wanted()) {
     share->set_ended(true);
     ShowPhase(*share, "STOPPED");
     Touch(now, out);
@@ -391,7 +385,7 @@ void JobMachine::Acknowledged(absl::string_view node, Instant now, JobOutput* ou
   internal::ShareRecord* share = FindShare(node);
   // A generation that was never told to run has no process; a worker that took and dropped it
   // between two messages has nothing to report.
-  if (share == nullptr || share->ended() || record_.started() || Wanted(job().state())) return;
+  if (share == nullptr || share->ended() || record_.started() || Wanted()) return;
   share->set_ended(true);
   ShowPhase(*share, "STOPPED");
   Touch(now, out);
@@ -401,7 +395,7 @@ void JobMachine::Acknowledged(absl::string_view node, Instant now, JobOutput* ou
 void JobMachine::Refused(absl::string_view node, const std::string& error, Instant now,
                          JobOutput* out) {
   const internal::ShareRecord* share = FindShare(node);
-  if (share == nullptr || share->ended() || !Wanted(job().state())) return;
+  if (share == nullptr || share->ended() || !Wanted()) return;
   if (share->status().phase() > AllocationStatus::PHASE_PREPARED) return;
   LoseNode(node, absl::StrCat("nodes/", node, " refused the job: ", error), now, out);
 }
@@ -470,103 +464,6 @@ void JobMachine::Finish(Job::State state, const std::string& reason, Instant now
                      : state == Job::STATE_FAILED  ? "Failed"
                                                    : "Cancelled";
   AddEvent(type, reason, now, out);
-}
-
-void JobMachine::NoteAdvance(absl::string_view node, Instant now) {
-  auto [it, inserted] = last_advance_.try_emplace(std::string(node), now.monotonic);
-  if (!inserted) {
-    const absl::Duration interval = now.monotonic - it->second;
-    advance_interval_ = advance_interval_ == absl::ZeroDuration()
-                            ? interval
-                            : 0.7 * advance_interval_ + 0.3 * interval;
-    it->second = now.monotonic;
-  }
-}
-
-absl::Duration JobMachine::LastAdvanceElsewhere(absl::string_view node) const {
-  absl::Duration newest = -absl::InfiniteDuration();
-  for (const auto& [name, time] : last_advance_) {
-    if (name != node) newest = std::max(newest, time);
-  }
-  return newest;
-}
-
-void JobMachine::ReportRankStep(absl::string_view node, const v1::RankProgress& progress,
-                                Instant now, JobOutput* out) {
-  if (progress.generation() != job().generation() || !Wanted(job().state())) return;
-  if (progress.rank() < 0 || progress.rank() >= job().ranks_size()) return;
-  v1::RankPlacement* rank = record_.mutable_job()->mutable_ranks(progress.rank());
-  if (rank->node() != absl::StrCat("nodes/", node) || rank->step() == progress.step()) return;
-  if (progress.step() > rank->step()) NoteAdvance(node, now);
-  rank->set_step(progress.step());
-  out->changed = true;
-}
-
-void JobMachine::ReportProgress(absl::string_view node, const v1::JobProgress& progress,
-                                absl::Duration persist_interval, Instant now, JobOutput* out) {
-  if (progress.generation() != job().generation() || !Wanted(job().state())) return;
-  const v1::TrainProgress& before = job().progress();
-  const v1::TrainProgress& after = progress.progress();
-  if (after.step() > before.step() || after.eval_images() > before.eval_images()) {
-    NoteAdvance(node, now);
-  }
-  *record_.mutable_job()->mutable_progress() = after;
-  out->changed = true;
-  if (now.monotonic - progress_stored_ >= persist_interval) Touch(now, out);
-}
-
-void JobMachine::AddEvaluation(const v1::EvaluationReport& report, Instant now, JobOutput* out) {
-  if (report.generation() != job().generation()) return;
-  auto* all = record_.mutable_job()->mutable_evaluations();
-  auto place = std::find_if(all->begin(), all->end(), [&](const v1::EvalResult& result) {
-    return result.epoch() == report.result().epoch();
-  });
-  if (place != all->end()) {
-    *place = report.result();
-  } else {
-    *all->Add() = report.result();
-    std::sort(all->begin(), all->end(), [](const v1::EvalResult& a, const v1::EvalResult& b) {
-      return a.epoch() < b.epoch();
-    });
-  }
-  Touch(now, out);
-  AddEvent("Evaluated",
-           absl::StrFormat("epoch %d: AP %.4f, AP50 %.4f, AP75 %.4f", report.result().epoch(),
-                           report.result().ap(), report.result().ap50(), report.result().ap75()),
-           now, out);
-}
-
-void JobMachine::AddCheckpoint(absl::string_view node, const v1::Checkpoint& checkpoint,
-                               Instant now, JobOutput* out) {
-  switch (RegisterCheckpoint(checkpoint, &record_)) {
-    case CheckpointNews::kKnown:
-      return;
-    case CheckpointNews::kForeign:
-      AddEvent("CheckpointRejected",
-               absl::StrCat(checkpoint.file(), " on nodes/", node,
-                            " was not written by a generation of this job"),
-               now, out);
-      return;
-    case CheckpointNews::kDigestsDiffer:
-      AddEvent("CheckpointRejected",
-               absl::StrCat("step ", checkpoint.step(), " of generation ", checkpoint.generation(),
-                            ": the digest on nodes/", node, " differs from another node's"),
-               now, out);
-      break;
-    case CheckpointNews::kNew:
-      AddEvent(
-          "Checkpoint",
-          absl::StrCat("step ", checkpoint.step(), " (", checkpoint.file(), ") on nodes/", node),
-          now, out);
-      break;
-  }
-  const v1::Checkpoint* newest = NewestCheckpoint(record_);
-  if (newest != nullptr) {
-    *record_.mutable_job()->mutable_newest_checkpoint() = *newest;
-  } else {
-    record_.mutable_job()->clear_newest_checkpoint();
-  }
-  Touch(now, out);
 }
 
 }  // namespace muster::coordinator

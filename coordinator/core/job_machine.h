@@ -110,6 +110,8 @@ class JobMachine {
  private:
   internal::ShareRecord* FindShare(absl::string_view node);
   const internal::ShareRecord* FindShare(absl::string_view node) const;
+  // A generation is placed and meant to run.
+  bool Wanted() const;
   bool EveryShare(v1::AllocationStatus::Phase phase) const;
   void Touch(Instant now, JobOutput* out);
   void SetState(v1::Job::State state, const std::string& reason, Instant now, JobOutput* out);
@@ -133,7 +135,7 @@ class JobMachine {
   absl::Duration progress_stored_ = -absl::InfiniteDuration();
 };
 
-// "rank 1 on nodes/b was killed by signal 9: ..." or "... exited with code 13: ...".
+// "rank 1 on nodes/b: " and what its worker said of it.
 std::string DescribeFailure(const v1::RankFailure& failure);
 
 }  // namespace muster::coordinator

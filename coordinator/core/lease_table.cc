@@ -16,6 +16,10 @@ void LeaseTable::GrantGrace(const std::string& node, absl::Duration grace, absl:
   last_heard_[node] = now + grace - options_.lost_after;
 }
 
+void LeaseTable::Forgive(absl::Duration pause) {
+  for (auto& [node, heard] : last_heard_) heard += pause;
+}
+
 absl::Duration LeaseTable::LastHeard(const std::string& node) const {
   auto it = last_heard_.find(node);
   return it == last_heard_.end() ? -absl::InfiniteDuration() : it->second;

@@ -21,6 +21,9 @@ class LeaseTable {
   // As if the node had been heard so late that its lease runs `grace` from now.
   void GrantGrace(const std::string& node, absl::Duration grace, absl::Duration now);
 
+  // Nobody listened for so long: nobody's silence counts.
+  void Forgive(absl::Duration pause);
+
   absl::Duration LastHeard(const std::string& node) const;
   // No heartbeat for more than two intervals.
   bool HeartbeatMissed(const std::string& node, absl::Duration now) const;

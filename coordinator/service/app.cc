@@ -20,6 +20,21 @@ base::Endpoint Reachable(base::Endpoint endpoint) {
   return endpoint;
 }
 
+absl::StatusOr<base::Endpoint> ParseAllowed(absl::string_view flag, const std::string& address,
+                                            const App::Options& options) {
+  absl::StatusOr<base::Endpoint> endpoint = base::ParseEndpoint(address);
+  if (!endpoint.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(flag, ": ", endpoint.status().message()));
+  }
+  if (!endpoint->IsLoopback() && !options.insecure_network) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flag, " ", address,
+                     " is not a loopback address; plaintext without authentication beyond "
+                     "loopback needs --insecure-network"));
+  }
+  return endpoint;
+}
+
 }  // namespace
 
 App::App(const Options& options, std::unique_ptr<StateStore> store, Snapshot stored,
@@ -41,31 +56,30 @@ absl::StatusOr<std::unique_ptr<App>> App::Start(const Options& options,
                                                 std::unique_ptr<StateStore> store,
                                                 const base::Clock& clock,
                                                 base::TimerQueue& timers) {
-  MUSTER_ASSIGN_OR_RETURN(const base::Endpoint http, base::ParseEndpoint(options.http_address));
-  if (!http.IsLoopback() && !options.insecure_network) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--http ", options.http_address,
-                     " is not a loopback address; plaintext beyond it needs --insecure-network"));
-  }
+  MUSTER_ASSIGN_OR_RETURN(const base::Endpoint listen,
+                          ParseAllowed("--listen", options.listen_address, options));
+  MUSTER_ASSIGN_OR_RETURN(const base::Endpoint http,
+                          ParseAllowed("--http", options.http_address, options));
   MUSTER_ASSIGN_OR_RETURN(Snapshot stored, store->Load());
   std::unique_ptr<App> app(new App(options, std::move(store), std::move(stored), clock, timers));
   rpc::ServerOptions server;
-  server.address = options.listen_address;
+  server.address = listen.ToString();
   server.allow_plaintext_network = options.insecure_network;
   server.services = {&app->job_service_, &app->node_service_, &app->worker_service_};
   MUSTER_ASSIGN_OR_RETURN(app->grpc_server_, rpc::Server::Start(server));
   MUSTER_ASSIGN_OR_RETURN(app->http_server_,
                           metrics::HttpServer::Start(http, app->http_api_.Routes()));
   app->http_api_.SetOwnAddress(Reachable(app->http_server_->endpoint()).ToString());
+  absl::MutexLock lock(&app->ticker_->mutex);
   app->ScheduleTick();
   return app;
 }
 
 App::~App() {
   {
-    absl::MutexLock lock(&tick_mutex_);
-    ticking_ = false;
-    timers_.Cancel(tick_timer_);
+    absl::MutexLock lock(&ticker_->mutex);
+    ticker_->stopped = true;
+    timers_.Cancel(ticker_->timer);
   }
   // First, so that every call that waits for the state is answered before the servers wait for it.
   state_thread_.Stop();
@@ -76,9 +90,9 @@ App::~App() {
 }
 
 void App::ScheduleTick() {
-  absl::MutexLock lock(&tick_mutex_);
-  if (!ticking_) return;
-  tick_timer_ = timers_.RunAt(clock_.Monotonic() + tick_interval_, [this] {
+  ticker_->timer = timers_.RunAt(clock_.Monotonic() + tick_interval_, [this, ticker = ticker_] {
+    absl::MutexLock lock(&ticker->mutex);
+    if (ticker->stopped) return;
     state_thread_.Post(TickCommand{});
     ScheduleTick();
   });

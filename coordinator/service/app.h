@@ -54,7 +54,7 @@ class App {
  private:
   App(const Options& options, std::unique_ptr<StateStore> store, Snapshot stored,
       const base::Clock& clock, base::TimerQueue& timers);
-  void ScheduleTick();
+  void ScheduleTick() ABSL_EXCLUSIVE_LOCKS_REQUIRED(ticker_->mutex);
 
   // In order of dependency: later members use earlier ones.
   const base::Clock& clock_;
@@ -75,9 +75,13 @@ class App {
   std::unique_ptr<rpc::Server> grpc_server_;
   std::unique_ptr<metrics::HttpServer> http_server_;
 
-  absl::Mutex tick_mutex_;
-  bool ticking_ ABSL_GUARDED_BY(tick_mutex_) = true;
-  base::TimerId tick_timer_ ABSL_GUARDED_BY(tick_mutex_) = 0;
+  // Outlives the app in a timer that has begun to run.
+  struct Ticker {
+    absl::Mutex mutex;
+    bool stopped ABSL_GUARDED_BY(mutex) = false;
+    base::TimerId timer ABSL_GUARDED_BY(mutex) = 0;
+  };
+  const std::shared_ptr<Ticker> ticker_ = std::make_shared<Ticker>();
 };
 
 }  // namespace muster::coordinator

@@ -21,6 +21,7 @@ void StateThread::Push(Item item) {
   {
     absl::MutexLock lock(&mutex_);
     if (!stopping_) {
+      item.now = Now();
       queue_.push_back(std::move(item));
       return;
     }
@@ -38,11 +39,11 @@ void StateThread::Drop(const Item& item) {
 }
 
 void StateThread::Post(Command command, Done done) {
-  Push(Item{nullptr, std::move(command), std::move(done)});
+  Push(Item{nullptr, std::move(command), std::move(done), Instant()});
 }
 
 void StateThread::Ask(Question question) {
-  Push(Item{std::move(question), TickCommand{}, nullptr});
+  Push(Item{std::move(question), TickCommand{}, nullptr, Instant()});
 }
 
 void StateThread::AskAndWait(const Question& question) {
@@ -86,7 +87,7 @@ void StateThread::Work(std::vector<Item> items) {
   Writes writes;
   for (const Item& item : items) {
     if (item.question) continue;
-    applied.emplace_back(deps_.state->Apply(item.command, Now()), &item);
+    applied.emplace_back(deps_.state->Apply(item.command, item.now), &item);
     writes.Merge(applied.back().first.writes);
   }
   if (!writes.empty() && !CommitWithRetries(writes)) {

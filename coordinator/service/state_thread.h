@@ -63,6 +63,8 @@ class StateThread {
     Question question;
     Command command;
     Done done;
+    // When it came: a slow commit must not make what waited behind it look late.
+    Instant now;
   };
   void Push(Item item);
   void Drop(const Item& item);

@@ -4,10 +4,10 @@
 #include <torch/torch.h>
 
 #include <cstdio>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "common/config/defaults.h"
+#include <nlohmann/json.hpp>
 
 namespace muster::testing {
 namespace {
@@ -28,16 +28,18 @@ void SetStage(config::v1::HRNetStage* stage, uint32_t modules, uint32_t blocks,
   for (const uint32_t c : channels) stage->add_num_channels(c);
 }
 
-// mmdetection's preprocessor normalises in the model's dtype (mean and deviation are buffers that follow
-// the model, but keep their float32 values), so float64's inputs are no float32 numbers.
+// mmdetection's preprocessor normalises in the model's dtype (mean and deviation are buffers that
+// follow the model, but keep their float32 values), so float64's inputs are no float32 numbers.
 at::Tensor NormalizeImages(const SafetensorsFile& file, at::ScalarType type) {
   const at::Tensor mean = at::tensor({123.675f, 116.28f, 103.53f}).to(type).view({3, 1, 1});
   const at::Tensor deviation = at::tensor({58.395f, 57.12f, 57.375f}).to(type).view({3, 1, 1});
   at::Tensor images = at::zeros(file.at("inputs").sizes(), type);
   for (int64_t i = 0; i < images.size(0); ++i) {
     const at::Tensor pixels = file.at("img" + std::to_string(i) + ".u8_bgr_chw");
-    images[i].slice(1, 0, pixels.size(1)).slice(2, 0, pixels.size(2)).copy_(
-        (pixels.flip(0).to(type) - mean) / deviation);
+    images[i]
+        .slice(1, 0, pixels.size(1))
+        .slice(2, 0, pixels.size(2))
+        .copy_((pixels.flip(0).to(type) - mean) / deviation);
   }
   return images;
 }
@@ -107,7 +109,8 @@ void LoadState(torch::nn::Module& model, const SafetensorsFile& state) {
 
 model::TrainBatch ReadBatch(const SafetensorsFile& file, at::ScalarType type) {
   model::TrainBatch batch;
-  batch.images = type == at::kFloat ? file.at("inputs") : NormalizeImages(file, type);
+  const at::Tensor& inputs = file.at("inputs");
+  batch.images = inputs.scalar_type() == type ? inputs : NormalizeImages(file, type);
   for (int64_t i = 0; i < batch.images.size(0); ++i) {
     const std::string prefix = "img" + std::to_string(i) + ".";
     model::ImageTargets targets;

@@ -11,12 +11,12 @@
 
 namespace muster::testing {
 
-// Compares tensors with a reference program's and prints one line each: the largest difference, and how
-// much of the tolerance it uses.
+// Compares tensors with a reference program's and prints one line each: the largest difference, and
+// how much of the tolerance it uses.
 class Comparison {
  public:
-  // Relative to the largest absolute value of the expected tensor (a tensor of zeros must be matched by
-  // one whose values are at most `relative`).
+  // Relative to the largest absolute value of the expected tensor (a tensor of zeros must be
+  // matched by one whose values are at most `relative`).
   explicit Comparison(double relative) : relative_(relative) {}
 
   // Fails the running test when the shapes differ or the difference is above the tolerance.
@@ -33,8 +33,8 @@ config::v1::Model TinyModel();
 // HRNetV2p of that width, COCO's 80 classes.
 config::v1::Model NamedModel(uint32_t width);
 
-// Copies a state dict (parameters and buffers by name) into the model; fails the running test for a name
-// or shape that only one side has.
+// Copies a state dict (parameters and buffers by name) into the model; fails the running test for a
+// name or shape that only one side has.
 void LoadState(torch::nn::Module& model, const SafetensorsFile& state);
 
 // What the oracle's "_batch" file holds; images in `type`.

@@ -4,9 +4,10 @@
 
 #include <cstring>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <vector>
+
+#include <nlohmann/json.hpp>
 
 namespace muster::testing {
 namespace {
@@ -48,7 +49,8 @@ SafetensorsFile ReadSafetensors(const std::filesystem::path& path) {
     if (offsets[1] > data.size() || tensor.nbytes() != offsets[1] - offsets[0]) {
       throw std::runtime_error(path.string() + ": " + name + " has a wrong size");
     }
-    if (tensor.nbytes() > 0) std::memcpy(tensor.data_ptr(), data.data() + offsets[0], tensor.nbytes());
+    if (tensor.nbytes() > 0)
+      std::memcpy(tensor.data_ptr(), data.data() + offsets[0], tensor.nbytes());
     file.tensors.emplace(name, tensor);
   }
   return file;

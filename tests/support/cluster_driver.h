@@ -1,0 +1,82 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "coordinator/core/cluster_state.h"
+
+namespace muster::testing {
+
+// Drives ClusterState by hand: the test says what workers do and when, and looks at what each was
+// told last. Effects are applied to `stored` at once, as a store would.
+class ClusterDriver {
+ public:
+  explicit ClusterDriver(coordinator::ClusterState::Options options = {});
+
+  coordinator::ClusterState& state() { return *state_; }
+  coordinator::Instant now() const { return now_; }
+
+  coordinator::Effects Apply(const coordinator::Command& command);
+  // In steps of a quarter second, with ticks; `heartbeats` from all nodes that are connected.
+  void Advance(absl::Duration duration, bool heartbeats = true);
+  // The whole coordinator stands still, ticks included.
+  void Freeze(absl::Duration duration);
+  // A coordinator that was killed and started again: only what was stored is left, no session is.
+  void Restart();
+
+  // The job's name.
+  std::string Submit(const std::string& id, int nodes, int ranks_per_node = 1,
+                     int max_restarts = 3);
+  coordinator::Effects Cancel(const std::string& job);
+  const v1::Job& job(const std::string& name) const { return *state_->FindJob(name); }
+  std::vector<std::string> EventTypes(const std::string& job) const;
+
+  // Hello over a new session. `uid` empty: the node's name.
+  coordinator::Effects Join(const std::string& node, int slots = 1,
+                            std::vector<v1::AllocationStatus> allocations = {},
+                            const std::string& uid = "");
+  void Disconnect(const std::string& node);
+  coordinator::SessionId session(const std::string& node) const { return sessions_.at(node); }
+  // Whether the last message on the node's stream ended it.
+  bool SaidGoodbye(const std::string& node) const;
+
+  // The newest desired state that the node was sent; and its allocation of the job.
+  v1::DesiredState Desired(const std::string& node) const;
+  std::optional<v1::Allocation> Allocation(const std::string& node, const std::string& job) const;
+
+  v1::AllocationStatus Status(const std::string& job, v1::AllocationStatus::Phase phase) const;
+  // The node reports this phase of the job's newest generation; PREPARED comes with a master.
+  coordinator::Effects Report(const std::string& node, const std::string& job,
+                              v1::AllocationStatus::Phase phase,
+                              std::vector<v1::Checkpoint> held = {});
+  coordinator::Effects ReportFailure(const std::string& node, const std::string& job,
+                                     v1::RankFailure failure);
+  coordinator::Effects AckNewest(const std::string& node, const std::string& error = "");
+  void Step(const std::string& node, const std::string& job, int64_t step);
+  // All nodes of the job report PREPARED, then RUNNING.
+  void BringUp(const std::string& job);
+  std::vector<std::string> NodesOf(const std::string& job) const;
+
+ private:
+  void Deliver(const coordinator::Effects& effects);
+
+  const coordinator::ClusterState::Options options_;
+  coordinator::Instant now_;
+  coordinator::Snapshot Stored() const;
+  coordinator::Writes stored_;
+  std::unique_ptr<coordinator::ClusterState> state_;
+  coordinator::SessionId next_session_ = 1;
+  std::map<std::string, coordinator::SessionId> sessions_;
+  std::map<coordinator::SessionId, v1::DesiredState> desired_;
+  std::map<coordinator::SessionId, bool> closed_;
+};
+
+// A checkpoint of the job with a digest made of generation and step.
+v1::Checkpoint MakeCheckpoint(const std::string& job, int64_t generation, int64_t step,
+                              int64_t parent_generation = 0, int64_t parent_step = 0);
+v1::RankFailure MakeFailure(int rank, int signal, int exit_code);
+
+}  // namespace muster::testing
