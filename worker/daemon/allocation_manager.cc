@@ -25,9 +25,8 @@ bool IsIdentifier(absl::string_view text) {
 // Names become folders: nothing but plain ones may get there.
 absl::Status CheckAllocation(const v1::Allocation& allocation) {
   const auto refuse = [&](absl::string_view reason) {
-    return absl::InvalidArgumentError(absl::StrCat("allocation of ", allocation.job(),
-                                                   " generation ", allocation.generation(), ": ",
-                                                   reason));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "allocation of ", allocation.job(), " generation ", allocation.generation(), ": ", reason));
   };
   const absl::string_view job = allocation.job();
   if (!absl::StartsWith(job, "jobs/") || !IsIdentifier(job.substr(5))) {
@@ -108,8 +107,8 @@ absl::Status AllocationManager::Check(const v1::DesiredState& desired) const {
     ranks += allocation.ranks_size();
   }
   if (ranks > slots_) {
-    return absl::InvalidArgumentError(absl::StrCat(ranks, " ranks do not fit the ", slots_,
-                                                   " slots of node ", context_.node));
+    return absl::InvalidArgumentError(
+        absl::StrCat(ranks, " ranks do not fit the ", slots_, " slots of node ", context_.node));
   }
   return absl::OkStatus();
 }
@@ -169,28 +168,32 @@ void AllocationManager::Stop(LocalAllocation& held) {
   if (held.ended()) return;
   const Key key(held.allocation().job(), held.allocation().generation());
   const absl::Duration grace = GracePeriod(held.allocation());
-  base::Log(base::LogSeverity::kInfo, "worker", "ending ranks",
-            {{"job", key.first}, {"generation", key.second}, {"grace", absl::FormatDuration(grace)}});
-  deps_.timers->RunAt(
-      context_.clock->Monotonic() + grace, [this, key, gate = gate_] {
-        absl::MutexLock passing(&gate->mutex);
-        if (!gate->open) return;
-        absl::MutexLock lock(&mutex_);
-        if (LocalAllocation* late = Find(key); late != nullptr) late->Kill();
-      });
+  base::Log(
+      base::LogSeverity::kInfo, "worker", "ending ranks",
+      {{"job", key.first}, {"generation", key.second}, {"grace", absl::FormatDuration(grace)}});
+  deps_.timers->RunAt(context_.clock->Monotonic() + grace, [this, key, gate = gate_] {
+    absl::MutexLock passing(&gate->mutex);
+    if (!gate->open) return;
+    absl::MutexLock lock(&mutex_);
+    if (LocalAllocation* late = Find(key); late != nullptr) late->Kill();
+  });
 }
 
 void AllocationManager::Publish() {
   for (auto& [key, held] : held_) {
     if (!held->TakeChanged()) continue;
     const v1::AllocationStatus& status = held->status();
-    base::Log(status.phase() == v1::AllocationStatus::PHASE_FAILED ? base::LogSeverity::kError
-                                                                   : base::LogSeverity::kInfo,
-              "worker", "allocation",
-              {{"job", key.first},
-               {"generation", key.second},
-               {"phase", v1::AllocationStatus::Phase_Name(status.phase())},
-               {"reason", status.failure().message()}});
+    const std::string phase = v1::AllocationStatus::Phase_Name(status.phase());
+    if (status.phase() == v1::AllocationStatus::PHASE_FAILED) {
+      base::Log(base::LogSeverity::kError, "worker", "allocation failed",
+                {{"job", key.first},
+                 {"generation", key.second},
+                 {"rank", status.failure().rank()},
+                 {"reason", status.failure().message()}});
+    } else {
+      base::Log(base::LogSeverity::kInfo, "worker", "allocation",
+                {{"job", key.first}, {"generation", key.second}, {"phase", phase}});
+    }
     deps_.outbox->AddStatus(status);
     if (!held->ended()) continue;
     if (status.phase() == v1::AllocationStatus::PHASE_STOPPED) {

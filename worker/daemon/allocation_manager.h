@@ -13,17 +13,17 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "muster/internal/trainer_service.pb.h"
-#include "muster/v1/worker_service.pb.h"
 
 #include "common/base/timer_queue.h"
+#include "muster/internal/trainer_service.pb.h"
+#include "muster/v1/worker_service.pb.h"
 #include "worker/daemon/local_allocation.h"
 #include "worker/daemon/outbox.h"
 
 namespace muster::worker {
 
-// Brings the node to the coordinator's desired state and keeps it there. Thread-safe; calls of it may wait
-// for the disk. Applying the same state twice changes nothing.
+// Brings the node to the coordinator's desired state and keeps it there. Thread-safe; calls of it
+// may wait for the disk. Applying the same state twice changes nothing.
 class AllocationManager {
  public:
   struct Deps {

@@ -30,9 +30,8 @@ std::vector<v1::Checkpoint> ListCheckpoints(const std::filesystem::path& output_
     v1::Checkpoint checkpoint;
     google::protobuf::util::JsonParseOptions newer_writers_too;
     newer_writers_too.ignore_unknown_fields = true;
-    if (!text.ok() || !google::protobuf::util::JsonStringToMessage(*text, &checkpoint,
-                                                                   newer_writers_too)
-                           .ok()) {
+    if (!text.ok() ||
+        !google::protobuf::util::JsonStringToMessage(*text, &checkpoint, newer_writers_too).ok()) {
       leave_out("its description is damaged");
       continue;
     }

@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
 
 #include "common/base/endpoint.h"
 #include "common/base/log.h"
@@ -46,16 +45,13 @@ void CoordinatorSession::Stop(absl::Duration linger) {
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
-    changed_.SignalAll();
     if (context_ != nullptr && linger == absl::ZeroDuration()) context_->TryCancel();
   }
   // Makes the sender finish its last write and half-close; the coordinator then ends the stream.
   deps_.outbox->EndSession();
   {
     absl::MutexLock lock(&mutex_);
-    const absl::Time deadline = absl::Now() + std::max(linger, absl::Milliseconds(1));
-    while (context_ != nullptr && !changed_.WaitWithDeadline(&mutex_, deadline)) {
-    }
+    mutex_.AwaitWithTimeout(absl::Condition(this, &CoordinatorSession::NoStream), linger);
     if (context_ != nullptr) context_->TryCancel();
   }
   thread_.join();
@@ -67,11 +63,8 @@ bool CoordinatorSession::stopping() const {
 }
 
 bool CoordinatorSession::Pause(absl::Duration duration) {
-  const absl::Time deadline = absl::Now() + duration;
   absl::MutexLock lock(&mutex_);
-  while (!stopping_ && !changed_.WaitWithDeadline(&mutex_, deadline)) {
-  }
-  return !stopping_;
+  return !mutex_.AwaitWithTimeout(absl::Condition(&stopping_), duration);
 }
 
 void CoordinatorSession::Run() {
@@ -88,18 +81,15 @@ void CoordinatorSession::Run() {
       return;
     }
     if (outcome == Outcome::kLost) {
-      base::Log(base::LogSeverity::kWarning, "worker",
-                "lost the coordinator; what runs goes on",
+      base::Log(base::LogSeverity::kWarning, "worker", "lost the coordinator; what runs goes on",
                 {{"coordinator", coordinator}, {"reason", reason}});
       backoff = options_.first_backoff;
       said_unreachable = true;
     } else {
       next = (next + 1) % options_.coordinators.size();
       if (!std::exchange(said_unreachable, true)) {
-        base::Log(base::LogSeverity::kWarning, "worker",
-                  "cannot reach the coordinator; trying on",
-                  {{"coordinator", absl::StrJoin(options_.coordinators, ",")},
-                   {"reason", reason}});
+        base::Log(base::LogSeverity::kWarning, "worker", "cannot reach the coordinator; trying on",
+                  {{"coordinator", absl::StrJoin(options_.coordinators, ",")}, {"reason", reason}});
       }
     }
     std::uniform_real_distribution<double> spread(1 - kBackoffJitter, 1 + kBackoffJitter);
@@ -138,9 +128,9 @@ absl::StatusOr<v1::WorkerMessage> CoordinatorSession::MakeHello(const std::strin
 
 bool CoordinatorSession::WaitForConnection(grpc::Channel& channel) const {
   // In short turns, so that Stop does not wait for long.
-  const absl::Time deadline = absl::Now() + options_.connect_timeout;
-  while (!stopping() && absl::Now() < deadline) {
-    const absl::Time turn = std::min(deadline, absl::Now() + absl::Milliseconds(200));
+  const absl::Time deadline = deps_.clock->Now() + options_.connect_timeout;
+  while (!stopping() && deps_.clock->Now() < deadline) {
+    const absl::Time turn = std::min(deadline, deps_.clock->Now() + absl::Milliseconds(200));
     if (channel.WaitForConnected(absl::ToChronoTime(turn))) return true;
   }
   return false;
@@ -181,12 +171,12 @@ CoordinatorSession::Outcome CoordinatorSession::RunOnce(const std::string& coord
     }
   }
   deps_.outbox->EndSession();
-  context.TryCancel();
+  // We are done with it; without a reason of ours the stream has ended by itself and has one.
+  if (!reason->empty()) context.TryCancel();
   const grpc::Status status = stream->Finish();
   if (reason->empty()) *reason = status.error_message();
   absl::MutexLock lock(&mutex_);
   context_ = nullptr;
-  changed_.SignalAll();
   return outcome;
 }
 
@@ -204,16 +194,14 @@ CoordinatorSession::Outcome CoordinatorSession::Serve(Stream* stream, const v1::
     if (message.has_goodbye()) {
       *reason = message.goodbye().reason();
       if (!message.goodbye().retry()) outcome = Outcome::kRefused;
+      // A write that waits for room would keep the sender.
+      absl::MutexLock lock(&mutex_);
+      context_->TryCancel();
       break;
     }
     Handle(message, session);
   }
   deps_.outbox->EndSession();
-  {
-    // A write that waits for a peer that is gone would keep the sender.
-    absl::MutexLock lock(&mutex_);
-    context_->TryCancel();
-  }
   sender.join();
   deps_.logs->StopAll();
   deps_.on_connected(false);
@@ -222,9 +210,9 @@ CoordinatorSession::Outcome CoordinatorSession::Serve(Stream* stream, const v1::
 
 void CoordinatorSession::Send(Stream* stream, absl::Duration heartbeat_interval) {
   int64_t sequence = 0;
-  absl::Time due = absl::Now();
+  absl::Duration due = deps_.clock->Monotonic();
   while (true) {
-    const absl::Time now = absl::Now();
+    const absl::Duration now = deps_.clock->Monotonic();
     v1::WorkerMessage message;
     if (now >= due) {
       v1::Heartbeat* heartbeat = message.mutable_heartbeat();

@@ -13,8 +13,9 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "muster/v1/worker_service.grpc.pb.h"
 
+#include "common/base/clock.h"
+#include "muster/v1/worker_service.grpc.pb.h"
 #include "worker/daemon/allocation_manager.h"
 #include "worker/daemon/log_streamer.h"
 #include "worker/daemon/outbox.h"
@@ -22,8 +23,9 @@
 
 namespace muster::worker {
 
-// Keeps one Session stream to the coordinator, and comes back with backoff when it breaks; what the node
-// runs does not notice. Two threads: one connects and reads, one sends, first of all heartbeats.
+// Keeps one Session stream to the coordinator, and comes back with backoff when it breaks; what the
+// node runs does not notice. Two threads: one connects and reads, one sends, first of all
+// heartbeats.
 class CoordinatorSession {
  public:
   struct Options {
@@ -41,6 +43,7 @@ class CoordinatorSession {
     absl::Duration connect_timeout = absl::Seconds(3);
   };
   struct Deps {
+    const base::Clock* clock = nullptr;
     AllocationManager* manager = nullptr;
     ProgressBoard* progress = nullptr;
     LogStreamer* logs = nullptr;
@@ -73,12 +76,12 @@ class CoordinatorSession {
   // False when Stop was called.
   bool Pause(absl::Duration duration);
   bool stopping() const;
+  bool NoStream() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return context_ == nullptr; }
 
   const Options options_;
   const Deps deps_;
   std::minstd_rand jitter_{std::random_device{}()};
   mutable absl::Mutex mutex_;
-  absl::CondVar changed_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   // Of the stream under way.
   grpc::ClientContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;

@@ -53,9 +53,8 @@ absl::Status DataAccess::CheckPath(const std::string& field,
         absl::StrCat(field, ": ", path.string(), " not found on node ", node_));
   }
   if (error) {
-    return absl::PermissionDeniedError(absl::StrCat(field, ": ", path.string(),
-                                                    " cannot be read on node ", node_, ": ",
-                                                    error.message()));
+    return absl::PermissionDeniedError(absl::StrCat(
+        field, ": ", path.string(), " cannot be read on node ", node_, ": ", error.message()));
   }
   if (!IsBelowRoot(canonical)) {
     return absl::PermissionDeniedError(
@@ -63,9 +62,8 @@ absl::Status DataAccess::CheckPath(const std::string& field,
   }
   const int mode = std::filesystem::is_directory(canonical, error) ? R_OK | X_OK : R_OK;
   if (access(canonical.c_str(), mode) != 0) {
-    return absl::PermissionDeniedError(absl::StrCat(field, ": ", path.string(),
-                                                    " cannot be read on node ", node_, ": ",
-                                                    std::strerror(errno)));
+    return absl::PermissionDeniedError(absl::StrCat(
+        field, ": ", path.string(), " cannot be read on node ", node_, ": ", std::strerror(errno)));
   }
   return absl::OkStatus();
 }

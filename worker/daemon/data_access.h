@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+
 #include "muster/config/v1/train_job.pb.h"
 
 namespace muster::worker {
@@ -25,8 +26,8 @@ class DataAccess {
   // PermissionDenied when it lies outside, NotFound when it is not there.
   absl::StatusOr<std::filesystem::path> ResolveDataRoot(const std::string& data_root) const;
 
-  // That all files which the job names are there, below a root and readable. The error names the field,
-  // the path and the node.
+  // That all files which the job names are there, below a root and readable. The error names the
+  // field, the path and the node.
   absl::Status CheckJob(const config::v1::TrainJob& job) const;
 
  private:

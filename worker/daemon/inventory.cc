@@ -25,8 +25,7 @@ int AvailableCores() {
 std::vector<v1::Gpu> FindGpus(const std::string& driver_folder) {
   std::vector<v1::Gpu> gpus;
   std::error_code ignored;
-  for (const auto& entry :
-       std::filesystem::directory_iterator(driver_folder + "/gpus", ignored)) {
+  for (const auto& entry : std::filesystem::directory_iterator(driver_folder + "/gpus", ignored)) {
     const absl::StatusOr<std::string> text = base::ReadFile(entry.path() / "information");
     if (!text.ok()) continue;
     v1::Gpu gpu;
@@ -52,6 +51,9 @@ v1::Inventory MachineInventory() {
   char hostname[HOST_NAME_MAX + 1] = {};
   gethostname(hostname, HOST_NAME_MAX);
   inventory.set_hostname(hostname);
+  if (const auto boot_id = base::ReadFile("/proc/sys/kernel/random/boot_id"); boot_id.ok()) {
+    inventory.set_machine_id(std::string(absl::StripAsciiWhitespace(*boot_id)));
+  }
   inventory.set_version(MUSTER_VERSION);
   return inventory;
 }

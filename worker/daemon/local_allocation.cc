@@ -139,16 +139,15 @@ absl::Status LocalAllocation::TryStart(const ExitCallback& on_exit) {
     const int rank = allocation_.ranks(local_rank);
     MUSTER_ASSIGN_OR_RETURN(
         running_[rank],
-        context_.launcher->Launch(SpecOf(rank, local_rank), [on_exit, rank](const RankExit& exit) {
-          on_exit(rank, exit);
-        }));
+        context_.launcher->Launch(SpecOf(rank, local_rank),
+                                  [on_exit, rank](const RankExit& exit) { on_exit(rank, exit); }));
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::filesystem::path> LocalAllocation::ResumeFile() const {
-  const bool holder = std::any_of(
-      allocation_.ranks().begin(), allocation_.ranks().end(), [&](int rank) {
+  const bool holder =
+      std::any_of(allocation_.ranks().begin(), allocation_.ranks().end(), [&](int rank) {
         const auto& holders = allocation_.resume_holders();
         return std::count(holders.begin(), holders.end(), rank) > 0;
       });
@@ -170,8 +169,12 @@ LaunchSpec LocalAllocation::SpecOf(int rank, int local_rank) const {
   const std::filesystem::path output = context_.state->OutputFolder(allocation_);
   LaunchSpec spec;
   spec.folder = context_.state->RankFolder(allocation_, rank);
-  spec.command = {context_.trainer.string(), "train", "--config",
-                  (output / "config.textproto").string(), "--output", output.string()};
+  spec.command = {context_.trainer.string(),
+                  "train",
+                  "--config",
+                  (output / "config.textproto").string(),
+                  "--output",
+                  output.string()};
   for (const std::filesystem::path& root : context_.data->roots()) {
     spec.command.insert(spec.command.end(), {"--data-root", root.string()});
   }
@@ -186,6 +189,9 @@ LaunchSpec LocalAllocation::SpecOf(int rank, int local_rank) const {
                          absl::StrCat(allocation_.resume_from().generation())});
   }
   const auto master = SplitAddress(allocation_.master());
+  const int threads = context_.threads_per_rank > 0
+                          ? context_.threads_per_rank
+                          : std::max(1, context_.cores / std::max(1, allocation_.machine_slots()));
   spec.environment = {
       {"RANK", absl::StrCat(rank)},
       {"LOCAL_RANK", absl::StrCat(local_rank)},
@@ -194,7 +200,7 @@ LaunchSpec LocalAllocation::SpecOf(int rank, int local_rank) const {
       {"NODE_RANK", absl::StrCat(allocation_.node_rank())},
       {"MASTER_ADDR", master.ok() ? master->first : ""},
       {"MASTER_PORT", master.ok() ? absl::StrCat(master->second) : ""},
-      {"OMP_NUM_THREADS", absl::StrCat(context_.threads_per_rank)},
+      {"OMP_NUM_THREADS", absl::StrCat(threads)},
       {"MUSTER_JOB", allocation_.job()},
       {"MUSTER_GENERATION", absl::StrCat(allocation_.generation())},
       {"MUSTER_WORKER_SOCKET", context_.trainer_socket.string()},
@@ -211,9 +217,9 @@ void LocalAllocation::Adopt(const ExitCallback& on_exit) {
   SetPhase(Phase::PHASE_RUNNING);
   std::map<int, absl::Status> lost;
   for (int rank : allocation_.ranks()) {
-    absl::StatusOr<std::unique_ptr<TrainerProcess>> process = context_.launcher->Adopt(
-        context_.state->RankFolder(allocation_, rank),
-        [on_exit, rank](const RankExit& exit) { on_exit(rank, exit); });
+    absl::StatusOr<std::unique_ptr<TrainerProcess>> process =
+        context_.launcher->Adopt(context_.state->RankFolder(allocation_, rank),
+                                 [on_exit, rank](const RankExit& exit) { on_exit(rank, exit); });
     if (process.ok()) {
       running_[rank] = *std::move(process);
     } else {

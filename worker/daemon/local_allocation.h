@@ -9,9 +9,9 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "muster/v1/worker_service.pb.h"
 
 #include "common/base/clock.h"
+#include "muster/v1/worker_service.pb.h"
 #include "worker/daemon/data_access.h"
 #include "worker/daemon/master_socket.h"
 #include "worker/daemon/state_folder.h"
@@ -24,8 +24,9 @@ struct AllocationContext {
   // The worker's --name.
   std::string node;
   std::filesystem::path trainer;
-  // CPU threads of one rank.
-  int threads_per_rank = 1;
+  // CPU threads of one rank; 0: cores / slots, where the slots of other workers on this machine count.
+  int threads_per_rank = 0;
+  int cores = 1;
   std::filesystem::path trainer_socket;
   const StateFolder* state = nullptr;
   const DataAccess* data = nullptr;
@@ -33,7 +34,8 @@ struct AllocationContext {
   const base::Clock* clock = nullptr;
 };
 
-// This node's share of one generation of a job, from its preparation until no process of it is left.
+// This node's share of one generation of a job, from its preparation until no process of it is
+// left.
 //
 //   PREPARING -> PREPARED -> STARTING -> RUNNING -> SUCCEEDED
 //       |            |           |          |
@@ -47,12 +49,12 @@ class LocalAllocation {
 
   LocalAllocation(const AllocationContext& context, v1::Allocation allocation);
 
-  // Checks data and disk, writes the config, lists checkpoints and, on node_rank 0, binds the master
-  // socket on `node_address` (or on the port that `allocation.master` names already). Then PREPARED, or
-  // FAILED with the reason.
+  // Checks data and disk, writes the config, lists checkpoints and, on node_rank 0, binds the
+  // master socket on `node_address` (or on the port that `allocation.master` names already). Then
+  // PREPARED, or FAILED with the reason.
   void Prepare(const std::string& node_address);
-  // Starts the ranks of a prepared allocation as `run` (goal RUN) says. `on_exit` is called from another
-  // thread, and OnExit must follow under the lock.
+  // Starts the ranks of a prepared allocation as `run` (goal RUN) says. `on_exit` is called from
+  // another thread, and OnExit must follow under the lock.
   void Start(const v1::Allocation& run, const ExitCallback& on_exit);
   // Takes over the ranks that an earlier daemon started.
   void Adopt(const ExitCallback& on_exit);

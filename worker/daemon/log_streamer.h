@@ -9,8 +9,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "muster/v1/worker_service.pb.h"
 
+#include "muster/v1/worker_service.pb.h"
 #include "worker/daemon/state_folder.h"
 
 namespace muster::worker {
@@ -24,8 +24,9 @@ class LogStreamer {
   explicit LogStreamer(const StateFolder& state) : state_(state) {}
   ~LogStreamer() { StopAll(); }
 
-  // Answers with chunks of at most 256 KiB, the last with `end`: at the end of the file, or with follow
-  // when the rank has ended and all it wrote is sent. An error comes as one chunk with `end`.
+  // Answers with chunks of at most 256 KiB, the last with `end`: at the end of the file, or with
+  // follow when the rank has ended and all it wrote is sent. An error comes as one chunk with
+  // `end`.
   void Start(const v1::LogRequest& request, Sink sink);
   void Cancel(int64_t request_id);
   // Cancels all and waits for them.

@@ -1,9 +1,8 @@
+#include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
-
-#include <poll.h>
 
 #include <cstdint>
 #include <cstdio>
@@ -13,12 +12,12 @@
 #include <system_error>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
 
+#include "CLI/CLI.hpp"
 #include "common/base/exit_codes.h"
 #include "common/base/log.h"
 #include "worker/daemon/inventory.h"
@@ -31,13 +30,18 @@ namespace {
 constexpr char kDescription[] =
     "Joins a coordinator and runs this node's share of its training jobs.";
 constexpr char kFooter[] =
-    "SIGTERM and SIGINT end the node's trainers (they write a checkpoint and stop; after the job's\n"
-    "grace period they are killed), unless --keep-trainers is given. Killed by SIGKILL, or ended with\n"
-    "--keep-trainers, a worker leaves its trainers running, and one started on the same --state-dir\n"
+    "SIGTERM and SIGINT end the node's trainers (they write a checkpoint and stop; after the "
+    "job's\n"
+    "grace period they are killed), unless --keep-trainers is given. Killed by SIGKILL, or ended "
+    "with\n"
+    "--keep-trainers, a worker leaves its trainers running, and one started on the same "
+    "--state-dir\n"
     "takes them over.\n\n"
-    "A slot's trainer gets cores / slots CPU threads; OMP_NUM_THREADS, where it is set, says otherwise.\n\n"
+    "A slot's trainer gets cores / slots CPU threads (slots of all workers on the machine); OMP_NUM_THREADS, where it is set, says "
+    "otherwise.\n\n"
     "Examples:\n"
-    "  muster-worker --coordinator 10.0.0.4:8443 --name w1 --slots 4 --state-dir /var/lib/muster \\\n"
+    "  muster-worker --coordinator 10.0.0.4:8443 --name w1 --slots 4 --state-dir /var/lib/muster "
+    "\\\n"
     "    --data-root /data\n"
     "  muster-worker --coordinator 10.0.0.4:8443,10.0.0.5:8443 --name gpu-7 --slots 8 \\\n"
     "    --state-dir /mnt/muster --data-root /data --data-root /models --metrics 10.0.0.7:9464\n";
@@ -55,10 +59,10 @@ int ThreadsFromEnvironment() {
 }
 
 std::string CheckName(const std::string& name) {
-  const bool plain = !name.empty() && name.size() <= 63 &&
-                     name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-") ==
-                         std::string::npos &&
-                     name.front() != '-' && name.back() != '-';
+  const bool plain =
+      !name.empty() && name.size() <= 63 &&
+      name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-") == std::string::npos &&
+      name.front() != '-' && name.back() != '-';
   return plain ? "" : "must be of a-z, 0-9 and '-', at most 63, not begin or end with '-'";
 }
 
@@ -125,26 +129,32 @@ int Main(int argc, char** argv) {
   std::string metrics = "127.0.0.1:0";
   WorkerOptions options;
   bool keep_trainers = false;
-  app.add_option("--coordinator", coordinator, "HOST:PORT of the coordinator, or several with commas")
+  app.add_option("--coordinator", coordinator,
+                 "HOST:PORT of the coordinator, or several with commas")
       ->required()
       ->envname("MUSTER_COORDINATOR")
       ->check(CheckAddresses);
   app.add_option("--name", options.name, "Name of this node, one worker a name")
       ->required()
       ->check(CheckName);
-  app.add_option("--slots", options.slots, "Ranks that may run here at a time: GPUs, or shares of the cores")
+  app.add_option("--slots", options.slots,
+                 "Ranks that may run here at a time: GPUs, or shares of the cores")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));
-  app.add_option("--state-dir", options.state_dir, "Folder for checkpoints, logs and records")->required();
+  app.add_option("--state-dir", options.state_dir, "Folder for checkpoints, logs and records")
+      ->required();
   app.add_option("--data-root", options.data_roots, "Folder that jobs may read; may be repeated")
       ->required();
-  app.add_option("--trainer", options.trainer, "The trainer program; default: muster-trainer beside this one")
+  app.add_option("--trainer", options.trainer,
+                 "The trainer program; default: muster-trainer beside this one")
       ->check(CLI::ExistingFile);
   app.add_option("--metrics", metrics, "IP:PORT that /metrics is served on; port 0: any free one")
       ->capture_default_str();
-  app.add_option("--advertise-address", options.advertise_address,
-                 "IP address that other nodes reach this one at; default: the one towards the coordinator");
-  app.add_flag("--keep-trainers", keep_trainers, "Leave trainers running when this daemon is ended");
+  app.add_option(
+      "--advertise-address", options.advertise_address,
+      "IP address that other nodes reach this one at; default: the one towards the coordinator");
+  app.add_flag("--keep-trainers", keep_trainers,
+               "Leave trainers running when this daemon is ended");
   app.set_version_flag("--version", MUSTER_VERSION);
   try {
     app.parse(argc, argv);

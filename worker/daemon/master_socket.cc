@@ -27,8 +27,7 @@ absl::StatusOr<AddressList> Look(const std::string& host, int port, int type, in
   addrinfo* found = nullptr;
   const int error = getaddrinfo(host.c_str(), absl::StrCat(port).c_str(), &hints, &found);
   if (error != 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot resolve ", host, ": ", gai_strerror(error)));
+    return absl::UnavailableError(absl::StrCat("cannot resolve ", host, ": ", gai_strerror(error)));
   }
   return AddressList(found, freeaddrinfo);
 }

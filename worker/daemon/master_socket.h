@@ -8,8 +8,8 @@
 
 namespace muster::worker {
 
-// A bound and listening TCP socket for rank 0's store: bound before any peer is told of it, so that no
-// other program can take the port.
+// A bound and listening TCP socket for rank 0's store: bound before any peer is told of it, so that
+// no other program can take the port.
 struct MasterSocket {
   UniqueFd fd;
   // "ip:port"

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/time/clock.h"
-
 namespace muster::worker {
 namespace {
 
@@ -23,7 +21,6 @@ bool OutlivesSession(const v1::WorkerMessage& message) {
 void Outbox::Add(v1::WorkerMessage message) {
   waiting_.push_back(std::move(message));
   if (waiting_.size() > kMostWaiting) waiting_.pop_front();
-  changed_.SignalAll();
 }
 
 void Outbox::AddStatus(const v1::AllocationStatus& status) {
@@ -58,14 +55,14 @@ void Outbox::AddEvaluation(const v1::EvaluationReport& evaluation) {
 
 bool Outbox::AddLogChunk(uint64_t session, const v1::LogChunk& chunk) {
   absl::MutexLock lock(&mutex_);
-  while (in_session_ && session == session_ && log_chunks_.size() >= kMostLogChunks) {
-    changed_.Wait(&mutex_);
-  }
+  const auto may_go_on = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return !in_session_ || session != session_ || log_chunks_.size() < kMostLogChunks;
+  };
+  mutex_.Await(absl::Condition(&may_go_on));
   if (!in_session_ || session != session_) return false;
   v1::WorkerMessage message;
   *message.mutable_log_chunk() = chunk;
   log_chunks_.push_back(std::move(message));
-  changed_.SignalAll();
   return true;
 }
 
@@ -88,7 +85,6 @@ void Outbox::EndSession() {
   absl::MutexLock lock(&mutex_);
   in_session_ = false;
   log_chunks_.clear();
-  changed_.SignalAll();
 }
 
 bool Outbox::in_session() const {
@@ -97,11 +93,8 @@ bool Outbox::in_session() const {
 }
 
 std::optional<v1::WorkerMessage> Outbox::Next(absl::Duration timeout) {
-  const absl::Time deadline = absl::Now() + timeout;
   absl::MutexLock lock(&mutex_);
-  while (in_session_ && waiting_.empty() && log_chunks_.empty()) {
-    if (changed_.WaitWithDeadline(&mutex_, deadline)) break;
-  }
+  mutex_.AwaitWithTimeout(absl::Condition(this, &Outbox::HasNextOrIsOver), timeout);
   if (!in_session_) return std::nullopt;
   std::deque<v1::WorkerMessage>& queue = waiting_.empty() ? log_chunks_ : waiting_;
   if (queue.empty()) return std::nullopt;
@@ -111,23 +104,25 @@ std::optional<v1::WorkerMessage> Outbox::Next(absl::Duration timeout) {
     ForgetOldSent();
     sent_.push_back({clock_.Monotonic(), message});
   }
-  changed_.SignalAll();
   return message;
 }
 
+bool Outbox::HasNextOrIsOver() const {
+  return !in_session_ || !waiting_.empty() || !log_chunks_.empty();
+}
+
+bool Outbox::IsTakenOrOver() const { return !in_session_ || waiting_.empty(); }
+
 void Outbox::ForgetOldSent() {
-  while (!sent_.empty() && (clock_.Monotonic() - sent_.front().time > kMayBeLost ||
-                            sent_.size() >= kMostWaiting)) {
+  while (!sent_.empty() &&
+         (clock_.Monotonic() - sent_.front().time > kMayBeLost || sent_.size() >= kMostWaiting)) {
     sent_.pop_front();
   }
 }
 
 bool Outbox::WaitUntilTaken(absl::Duration timeout) {
-  const absl::Time deadline = absl::Now() + timeout;
   absl::MutexLock lock(&mutex_);
-  while (in_session_ && !waiting_.empty()) {
-    if (changed_.WaitWithDeadline(&mutex_, deadline)) break;
-  }
+  mutex_.AwaitWithTimeout(absl::Condition(this, &Outbox::IsTakenOrOver), timeout);
   return waiting_.empty();
 }
 

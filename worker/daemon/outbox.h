@@ -7,18 +7,19 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "muster/v1/worker_service.pb.h"
 
 #include "common/base/clock.h"
+#include "muster/v1/worker_service.pb.h"
 
 namespace muster::worker {
 
-// What waits to be sent to the coordinator. Everybody adds, one session at a time takes. Thread-safe.
+// What waits to be sent to the coordinator. Everybody adds, one session at a time takes.
+// Thread-safe.
 //
-// Statuses and acks belong to a session: a new one starts with Hello, which says the newest of them.
-// Checkpoints and evaluations outlive it: those added while no session was there, and those that the
-// last one may have lost on the way, are sent again, so the coordinator may see one twice. Bounded: the
-// oldest go first.
+// Statuses and acks belong to a session: a new one starts with Hello, which says the newest of
+// them. Checkpoints and evaluations outlive it: those added while no session was there, and those
+// that the last one may have lost on the way, are sent again, so the coordinator may see one twice.
+// Bounded: the oldest go first.
 class Outbox {
  public:
   explicit Outbox(const base::Clock& clock) : clock_(clock) {}
@@ -30,7 +31,8 @@ class Outbox {
   // Waits while the session has enough of them to send. False when that session is over.
   bool AddLogChunk(uint64_t session, const v1::LogChunk& chunk);
 
-  // Call before Hello is made: what is added from then on is sent after it. Returns the session's number.
+  // Call before Hello is made: what is added from then on is sent after it. Returns the session's
+  // number.
   uint64_t BeginSession();
   void EndSession();
   bool in_session() const;
@@ -46,11 +48,12 @@ class Outbox {
   };
 
   void Add(v1::WorkerMessage message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool HasNextOrIsOver() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsTakenOrOver() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ForgetOldSent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const base::Clock& clock_;
   mutable absl::Mutex mutex_;
-  absl::CondVar changed_;
   uint64_t session_ ABSL_GUARDED_BY(mutex_) = 0;
   bool in_session_ ABSL_GUARDED_BY(mutex_) = false;
   std::deque<v1::WorkerMessage> waiting_ ABSL_GUARDED_BY(mutex_);

@@ -49,7 +49,8 @@ std::vector<std::string> MergedEnvironment(
   std::map<std::string, std::string> merged;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const char* equals = std::strchr(*entry, '=');
-    if (equals != nullptr) merged[std::string(*entry, static_cast<size_t>(equals - *entry))] = equals + 1;
+    if (equals != nullptr)
+      merged[std::string(*entry, static_cast<size_t>(equals - *entry))] = equals + 1;
   }
   for (const auto& [name, value] : added) merged[name] = value;
   std::vector<std::string> entries;
@@ -78,14 +79,16 @@ absl::StatusOr<pid_t> Spawn(const std::vector<std::string>& command, const Launc
 
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
-  sigset_t none;
+  sigset_t blocked;
   sigset_t all;
-  sigemptyset(&none);
+  sigemptyset(&blocked);
+  // A shim that is asked to stop before it can pass that on must not die of it.
+  for (int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&blocked, signal);
   sigfillset(&all);
-  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setsigmask(&attributes, &blocked);
   posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setflags(
-      &attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  posix_spawnattr_setflags(&attributes,
+                           POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
 
   const std::vector<std::string> environment = MergedEnvironment(spec.environment);
   const std::vector<char*> arguments = Pointers(command);
@@ -119,6 +122,11 @@ ProcessTrainerLauncher::~ProcessTrainerLauncher() {
 absl::StatusOr<std::unique_ptr<TrainerProcess>> ProcessTrainerLauncher::Launch(
     const LaunchSpec& spec, ExitCallback on_exit) {
   MUSTER_RETURN_IF_ERROR(base::CreateFolders(spec.folder));
+  // Before the shim runs, so that whoever reads the logs finds them.
+  for (const std::filesystem::path& log : {StdoutLog(spec.folder), StderrLog(spec.folder)}) {
+    const UniqueFd made(open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+    if (!made.valid()) return base::ErrnoStatus(errno, "open", log);
+  }
   std::vector<std::string> command = shim_command_;
   command.insert(command.end(), {"--dir", spec.folder.string(), "--"});
   command.insert(command.end(), spec.command.begin(), spec.command.end());
@@ -127,6 +135,9 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> ProcessTrainerLauncher::Launch(
   watch.folder = spec.folder;
   watch.shim = IdentifyProcess(pid).value_or(ProcessIdentity{pid, 0});
   watch.on_exit = std::move(on_exit);
+  if (absl::Status written = WriteLaunchedShim(spec.folder, watch.shim); !written.ok()) {
+    base::Log(base::LogSeverity::kWarning, "worker", written.message());
+  }
   return Add(std::move(watch));
 }
 
@@ -136,8 +147,11 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> ProcessTrainerLauncher::Adopt(
   watch.folder = folder;
   watch.on_exit = std::move(on_exit);
   const absl::StatusOr<RankProcesses> processes = ReadRankProcesses(folder);
+  const absl::StatusOr<ProcessIdentity> launched = ReadLaunchedShim(folder);
   if (processes.ok()) {
     watch.shim = processes->shim;
+  } else if (launched.ok()) {
+    watch.shim = *launched;
   } else if (!ReadRankExit(folder).ok()) {
     return absl::NotFoundError(
         absl::StrCat("no trainer was started in ", folder.string(), " before the worker ended"));

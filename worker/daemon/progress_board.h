@@ -7,13 +7,14 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+
 #include "muster/internal/trainer_service.pb.h"
 #include "muster/v1/worker_service.pb.h"
 
 namespace muster::worker {
 
-// Where each local rank is, for heartbeats. It has a lock of its own, so that no disk access of another
-// part delays a heartbeat. Thread-safe.
+// Where each local rank is, for heartbeats. It has a lock of its own, so that no disk access of
+// another part delays a heartbeat. Thread-safe.
 class ProgressBoard {
  public:
   // Takes a step report; ignores the others.

@@ -18,6 +18,7 @@
 namespace muster::worker {
 namespace {
 
+constexpr char kShimFile[] = "shim.json";
 constexpr char kPidFile[] = "pid.json";
 constexpr char kExitFile[] = "exit.json";
 
@@ -67,6 +68,20 @@ std::filesystem::path StderrLog(const std::filesystem::path& rank_folder) {
   return rank_folder / "stderr.log";
 }
 
+absl::Status WriteLaunchedShim(const std::filesystem::path& rank_folder,
+                               const ProcessIdentity& shim) {
+  const nlohmann::json json = {{"shim_pid", shim.pid}, {"shim_start", shim.start_ticks}};
+  return base::WriteFileAtomically(rank_folder / kShimFile, json.dump() + "\n");
+}
+
+absl::StatusOr<ProcessIdentity> ReadLaunchedShim(const std::filesystem::path& rank_folder) {
+  MUSTER_ASSIGN_OR_RETURN(const nlohmann::json json, ReadJson(rank_folder / kShimFile));
+  ProcessIdentity shim;
+  shim.pid = static_cast<pid_t>(Integer(json, "shim_pid"));
+  shim.start_ticks = static_cast<uint64_t>(Integer(json, "shim_start"));
+  return shim;
+}
+
 absl::Status WriteRankProcesses(const std::filesystem::path& rank_folder,
                                 const RankProcesses& processes) {
   const nlohmann::json json = {{"shim_pid", processes.shim.pid},
@@ -87,7 +102,8 @@ absl::StatusOr<RankProcesses> ReadRankProcesses(const std::filesystem::path& ran
 }
 
 absl::Status WriteRankExit(const std::filesystem::path& rank_folder, const RankExit& exit) {
-  nlohmann::json json = {{"time", absl::FormatTime(absl::RFC3339_full, exit.time, absl::UTCTimeZone())}};
+  nlohmann::json json = {
+      {"time", absl::FormatTime(absl::RFC3339_full, exit.time, absl::UTCTimeZone())}};
   if (exit.signal != 0) {
     json["signal"] = exit.signal;
   } else {

@@ -11,7 +11,9 @@
 
 #include "worker/daemon/process_identity.h"
 
-// The files in a rank's folder. The shim writes them; the worker daemon, also a later one, reads them:
+// The files in a rank's folder, for the worker daemon that started it and for a later one:
+//   shim.json                the shim's process, written by the daemon
+// and written by the shim:
 //   stdout.log, stderr.log   what the trainer printed
 //   pid.json                 the shim's and the trainer's process
 //   exit.json                how the trainer ended; there once no process of the rank is left
@@ -33,6 +35,10 @@ struct RankExit {
 
 std::filesystem::path StdoutLog(const std::filesystem::path& rank_folder);
 std::filesystem::path StderrLog(const std::filesystem::path& rank_folder);
+
+absl::Status WriteLaunchedShim(const std::filesystem::path& rank_folder,
+                               const ProcessIdentity& shim);
+absl::StatusOr<ProcessIdentity> ReadLaunchedShim(const std::filesystem::path& rank_folder);
 
 absl::Status WriteRankProcesses(const std::filesystem::path& rank_folder,
                                 const RankProcesses& processes);

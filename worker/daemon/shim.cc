@@ -12,8 +12,8 @@
 #include <system_error>
 
 #include "absl/strings/numbers.h"
-#include "absl/time/clock.h"
 
+#include "common/base/clock.h"
 #include "common/base/exit_codes.h"
 #include "common/base/files.h"
 #include "worker/daemon/process_identity.h"
@@ -33,12 +33,14 @@ bool AppendTo(const std::filesystem::path& file, int target) {
   return fd.valid() && dup2(fd.get(), target) >= 0;
 }
 
-[[noreturn]] void Exec(pid_t shim, std::vector<char*> arguments, const sigset_t& mask) {
+[[noreturn]] void Exec(pid_t shim, std::vector<char*> arguments) {
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   // The shim may have died before the line above took effect.
   if (getppid() != shim) _exit(base::kExitInternal);
-  sigprocmask(SIG_SETMASK, &mask, nullptr);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
   execvp(arguments[0], arguments.data());
   std::fprintf(stderr, "muster-worker shim: cannot start %s: %s\n", arguments[0], strerror(errno));
   _exit(base::kExitInternal);
@@ -92,10 +94,9 @@ int RunShim(const std::filesystem::path& rank_folder, const std::vector<std::str
   prctl(PR_SET_CHILD_SUBREAPER, 1);
 
   sigset_t signals;
-  sigset_t inherited;
   sigemptyset(&signals);
   for (int signal : {SIGCHLD, SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
-  sigprocmask(SIG_BLOCK, &signals, &inherited);
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
 
   std::vector<char*> arguments;
   for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
@@ -104,7 +105,7 @@ int RunShim(const std::filesystem::path& rank_folder, const std::vector<std::str
   const pid_t shim = getpid();
   const pid_t program = fork();
   if (program < 0) return Fail(std::string("fork: ") + strerror(errno));
-  if (program == 0) Exec(shim, std::move(arguments), inherited);
+  if (program == 0) Exec(shim, std::move(arguments));
   setpgid(program, program);
   // The master socket is the program's alone.
   close_range(STDERR_FILENO + 1, ~0U, 0);
@@ -119,7 +120,7 @@ int RunShim(const std::filesystem::path& rank_folder, const std::vector<std::str
 
   const int status = WaitFor(program, signals);
   RankExit exit;
-  exit.time = absl::Now();
+  exit.time = base::SystemClock().Now();
   if (WIFSIGNALED(status)) {
     exit.signal = WTERMSIG(status);
   } else {

@@ -24,9 +24,7 @@ namespace {
 
 constexpr char kRecord[] = "allocation.textproto";
 
-std::string JobId(const std::string& job) {
-  return std::string(absl::StripPrefix(job, "jobs/"));
-}
+std::string JobId(const std::string& job) { return std::string(absl::StripPrefix(job, "jobs/")); }
 
 absl::StatusOr<std::string> ReadOrMakeUid(const std::filesystem::path& file) {
   if (absl::StatusOr<std::string> uid = base::ReadFile(file); uid.ok() && !uid->empty()) return uid;

@@ -7,8 +7,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "muster/v1/worker_service.pb.h"
 
+#include "muster/v1/worker_service.pb.h"
 #include "worker/daemon/process_identity.h"
 
 namespace muster::worker {
@@ -19,8 +19,8 @@ namespace muster::worker {
 //   jobs/<job>-<first 8 of the job's uid>/
 //     output/                      checkpoints, metrics.jsonl, results_N.json, config.textproto
 //     generations/<generation>/
-//       allocation.textproto       there while the generation is not over: what a restarted daemon adopts
-//       rank-<rank>/               rank_files.h
+//       allocation.textproto       there while the generation is not over: what a restarted daemon
+//       adopts rank-<rank>/               rank_files.h
 //
 // Thread-safe: nothing but the disk changes.
 class StateFolder {
@@ -45,8 +45,9 @@ class StateFolder {
   absl::StatusOr<std::filesystem::path> FindRankFolder(const std::string& job, int64_t generation,
                                                        int rank, int64_t* found_generation) const;
 
-  // Where the trainers reach the daemon: trainer.sock, or, where that path is too long for a unix socket,
-  // a path in the system's folder for temporary files, the same one for each daemon of this state folder.
+  // Where the trainers reach the daemon: trainer.sock, or, where that path is too long for a unix
+  // socket, a path in the system's folder for temporary files, the same one for each daemon of this
+  // state folder.
   absl::StatusOr<std::filesystem::path> TrainerSocket() const;
 
  private:

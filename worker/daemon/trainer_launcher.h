@@ -34,8 +34,8 @@ class TrainerProcess {
   virtual void Signal(int signal) = 0;
 };
 
-// Starts and watches trainers. Thread-safe. The callback comes once for each rank, when no process of it
-// is left, from a thread of the launcher's and never from inside Launch or Adopt.
+// Starts and watches trainers. Thread-safe. The callback comes once for each rank, when no process
+// of it is left, from a thread of the launcher's and never from inside Launch or Adopt.
 class TrainerLauncher {
  public:
   using ExitCallback = std::function<void(const RankExit&)>;
@@ -44,8 +44,8 @@ class TrainerLauncher {
   virtual absl::StatusOr<std::unique_ptr<TrainerProcess>> Launch(const LaunchSpec& spec,
                                                                  ExitCallback on_exit) = 0;
   // Watches a rank that an earlier daemon started in `folder`, whether it still runs or has ended.
-  virtual absl::StatusOr<std::unique_ptr<TrainerProcess>> Adopt(
-      const std::filesystem::path& folder, ExitCallback on_exit) = 0;
+  virtual absl::StatusOr<std::unique_ptr<TrainerProcess>> Adopt(const std::filesystem::path& folder,
+                                                                ExitCallback on_exit) = 0;
 };
 
 }  // namespace muster::worker

@@ -4,9 +4,9 @@
 #include <memory>
 
 #include "absl/status/status.h"
-#include "muster/internal/trainer_service.grpc.pb.h"
 
 #include "common/rpc/server.h"
+#include "muster/internal/trainer_service.grpc.pb.h"
 #include "worker/daemon/allocation_manager.h"
 #include "worker/daemon/outbox.h"
 #include "worker/daemon/progress_board.h"
@@ -14,8 +14,9 @@
 
 namespace muster::worker {
 
-// Takes the local trainers' reports over a unix socket and passes them on: joins and failures to the
-// allocation, progress to heartbeats and metrics, checkpoints and evaluations to the coordinator.
+// Takes the local trainers' reports over a unix socket and passes them on: joins and failures to
+// the allocation, progress to heartbeats and metrics, checkpoints and evaluations to the
+// coordinator.
 class TrainerService final : public internal::TrainerService::Service {
  public:
   struct Deps {

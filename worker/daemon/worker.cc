@@ -23,9 +23,8 @@ Worker::Worker(const WorkerOptions& options, StateFolder state, DataAccess data,
           AllocationContext{
               .node = options.name,
               .trainer = options.trainer,
-              .threads_per_rank = options.threads_per_slot > 0
-                                      ? options.threads_per_slot
-                                      : std::max(1, AvailableCores() / options.slots),
+              .threads_per_rank = options.threads_per_slot,
+              .cores = AvailableCores(),
               .trainer_socket = trainer_socket_,
               .state = &state_,
               .data = &data_,
@@ -58,10 +57,9 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(
   worker->manager_.AdoptRecorded();
   MUSTER_RETURN_IF_ERROR(worker->trainers_.Start(worker->trainer_socket_));
   MUSTER_ASSIGN_OR_RETURN(
-      worker->http_,
-      metrics::HttpServer::Start(options.metrics,
-                                 {metrics::MetricsRoute(worker->metrics_.registry()),
-                                  metrics::HealthRoute()}));
+      worker->http_, metrics::HttpServer::Start(options.metrics,
+                                                {metrics::MetricsRoute(worker->metrics_.registry()),
+                                                 metrics::HealthRoute()}));
 
   CoordinatorSession::Options session;
   session.coordinators = options.coordinators;
@@ -78,13 +76,14 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(
   worker->session_ = std::make_unique<CoordinatorSession>(
       std::move(session),
       CoordinatorSession::Deps{
+          .clock = &worker->clock_,
           .manager = &worker->manager_,
           .progress = &worker->progress_,
           .logs = &worker->logs_,
           .outbox = &worker->outbox_,
           .on_refused = std::move(on_refused),
-          .on_connected = [metrics = &worker->metrics_](
-                              bool connected) { metrics->SetConnected(connected); },
+          .on_connected =
+              [metrics = &worker->metrics_](bool connected) { metrics->SetConnected(connected); },
       });
   worker->session_->Start();
   return worker;

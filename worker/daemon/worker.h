@@ -46,9 +46,9 @@ struct WorkerOptions {
 // The worker daemon, put together: everything with a thread of its own hangs here.
 class Worker {
  public:
-  // Takes the state folder, adopts what runs, serves metrics and trainers, and begins to look for the
-  // coordinator. `on_refused` is called, from another thread, when the coordinator does not want this
-  // worker.
+  // Takes the state folder, adopts what runs, serves metrics and trainers, and begins to look for
+  // the coordinator. `on_refused` is called, from another thread, when the coordinator does not
+  // want this worker.
   static absl::StatusOr<std::unique_ptr<Worker>> Start(
       const WorkerOptions& options, std::function<void(const std::string& reason)> on_refused);
   // Leaves trainers running; a daemon started on the same folder adopts them.

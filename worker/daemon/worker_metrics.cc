@@ -9,7 +9,6 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
-
 namespace muster::worker {
 namespace {
 
@@ -22,29 +21,33 @@ class WorkerMetrics::State {
   State()
       : registry("muster-worker"),
         loss_(registry.AddGauge("muster_train_loss",
-                          "Loss by component, averaged over all ranks, at the last step.")),
-        learning_rate_(registry.AddGauge("muster_train_learning_rate",
-                                   "Learning rate of the last step.")),
-        grad_norm_(registry.AddGauge("muster_train_grad_norm",
-                               "L2 norm of all gradients before clipping, at the last step.")),
+                                "Loss by component, averaged over all ranks, at the last step.")),
+        learning_rate_(
+            registry.AddGauge("muster_train_learning_rate", "Learning rate of the last step.")),
+        grad_norm_(
+            registry.AddGauge("muster_train_grad_norm",
+                              "L2 norm of all gradients before clipping, at the last step.")),
         epoch_(registry.AddGauge("muster_train_epoch", "Passes over the data completed.")),
         map_(registry.AddGauge("muster_eval_map_ratio",
-                         "Mean average precision of the last evaluation, by IoU threshold.")),
-        class_ap_(registry.AddGauge("muster_eval_class_ap_ratio",
-                              "Average precision (IoU 0.50:0.95) of the last evaluation, by class.")),
+                               "Mean average precision of the last evaluation, by IoU threshold.")),
+        class_ap_(registry.AddGauge(
+            "muster_eval_class_ap_ratio",
+            "Average precision (IoU 0.50:0.95) of the last evaluation, by class.")),
         last_step_(registry.AddGauge("muster_train_last_step_timestamp_seconds",
-                               "When the rank last finished a step, Unix time.")),
-        last_checkpoint_(registry.AddGauge("muster_checkpoint_last_success_timestamp_seconds",
-                                     "When the job's last checkpoint was complete, Unix time.")),
+                                     "When the rank last finished a step, Unix time.")),
+        last_checkpoint_(
+            registry.AddGauge("muster_checkpoint_last_success_timestamp_seconds",
+                              "When the job's last checkpoint was complete, Unix time.")),
         images_(registry.AddCounter("muster_train_images_total", "Images trained on.")),
         steps_(registry.AddCounter("muster_train_step_total", "Training steps done.")),
         step_duration_(registry.AddHistogram("muster_train_step_duration_seconds",
-                                       "Wall time of a training step.")),
+                                             "Wall time of a training step.")),
         phase_duration_(registry.AddHistogram("muster_train_phase_duration_seconds",
-                                        "Wall time of a phase of a training step.")),
+                                              "Wall time of a phase of a training step.")),
         slots_(registry.AddGauge("muster_worker_slots", "Slots of this worker, by state.")),
-        connected_(registry.AddGauge("muster_worker_connected",
-                               "1 while the worker has a session with the coordinator.")
+        connected_(registry
+                       .AddGauge("muster_worker_connected",
+                                 "1 while the worker has a session with the coordinator.")
                        .Add({})) {}
 
   void Update(const internal::TrainerReport& report, absl::Time now) {

@@ -4,17 +4,16 @@
 #include <memory>
 #include <string>
 
-#include "muster/internal/trainer_service.pb.h"
-
 #include "common/base/clock.h"
 #include "common/base/timer_queue.h"
 #include "common/metrics/registry.h"
+#include "muster/internal/trainer_service.pb.h"
 
 namespace muster::worker {
 
-// The families that a worker serves: its own and its ranks'. The node of rank 0 has what belongs to the
-// job as a whole (loss, learning rate, gradient norm, epoch, mAP). The series of a job that ended here
-// stay for five minutes, so that its last values are scraped. Thread-safe.
+// The families that a worker serves: its own and its ranks'. The node of rank 0 has what belongs to
+// the job as a whole (loss, learning rate, gradient norm, epoch, mAP). The series of a job that
+// ended here stay for five minutes, so that its last values are scraped. Thread-safe.
 class WorkerMetrics {
  public:
   WorkerMetrics(const base::Clock& clock, base::TimerQueue& timers);

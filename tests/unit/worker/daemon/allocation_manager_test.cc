@@ -42,7 +42,7 @@ class AllocationManagerTest : public ::testing::Test {
     AllocationContext context;
     context.node = "w1";
     context.trainer = "/opt/muster-trainer";
-    context.threads_per_rank = 3;
+    context.cores = 7;
     context.trainer_socket = "/run/trainer.sock";
     context.state = &*state_;
     context.data = &*data_;
@@ -137,9 +137,9 @@ TEST_F(AllocationManagerTest, PrepareNamesTheMissingFile) {
   const Status status = Only();
   EXPECT_EQ(status.phase(), Status::PHASE_FAILED);
   EXPECT_EQ(status.failure().exit_code(), base::kExitDataError);
-  EXPECT_EQ(status.failure().message(), "data.train.images: " +
-                                            (data_->roots()[0] / "set/images/absent.zip").string() +
-                                            " not found on node w1");
+  EXPECT_EQ(status.failure().message(),
+            "data.train.images: " + (data_->roots()[0] / "set/images/absent.zip").string() +
+                " not found on node w1");
   EXPECT_EQ(status.failure().node(), "nodes/w1");
   EXPECT_EQ(slots_used_, 0);
 }
@@ -148,9 +148,9 @@ TEST_F(AllocationManagerTest, PrepareListsValidCheckpointsNewestFirst) {
   const std::filesystem::path output = folder_.path() / "state/jobs/a-01234567/output";
   const auto add = [&](const std::string& name, int step, int size, int said) {
     WriteText(output / name, std::string(static_cast<size_t>(size), 'w'));
-    WriteText(output / (name + ".json"), absl::StrCat("{\"job\": \"jobs/a\", \"generation\": \"1\", \"step\": \"",
-                                                     step, "\", \"digest\": \"d", step,
-                                                     "\", \"sizeBytes\": \"", said, "\"}"));
+    WriteText(output / (name + ".json"),
+              absl::StrCat("{\"job\": \"jobs/a\", \"generation\": \"1\", \"step\": \"", step,
+                           "\", \"digest\": \"d", step, "\", \"sizeBytes\": \"", said, "\"}"));
   };
   add("epoch_1.pth", 10, 100, 100);
   add("epoch_2.pth", 20, 100, 100);
@@ -168,17 +168,18 @@ TEST_F(AllocationManagerTest, PrepareListsValidCheckpointsNewestFirst) {
 TEST_F(AllocationManagerTest, RunStartsEveryRankWithItsEnvironment) {
   v1::Allocation run = MakeAllocation(1, v1::Allocation::GOAL_RUN);
   run.set_world_size(4);
+  run.set_machine_slots(2);
   PrepareAndRun(run);
   EXPECT_EQ(Only().phase(), Status::PHASE_STARTING);
   const std::vector<LaunchSpec> specs = launcher_.specs();
   ASSERT_THAT(specs, SizeIs(2));
   const std::map<std::string, std::string> zero(specs[0].environment.begin(),
                                                 specs[0].environment.end());
-  EXPECT_THAT(zero, IsSupersetOf({Pair("RANK", "0"), Pair("LOCAL_RANK", "0"), Pair("WORLD_SIZE", "4"),
-                                  Pair("LOCAL_WORLD_SIZE", "2"), Pair("NODE_RANK", "0"),
-                                  Pair("MASTER_ADDR", "127.0.0.1"), Pair("OMP_NUM_THREADS", "3"),
-                                  Pair("MUSTER_JOB", "jobs/a"), Pair("MUSTER_GENERATION", "1"),
-                                  Pair("MUSTER_MASTER_FD", "3"),
+  EXPECT_THAT(zero, IsSupersetOf({Pair("RANK", "0"), Pair("LOCAL_RANK", "0"),
+                                  Pair("WORLD_SIZE", "4"), Pair("LOCAL_WORLD_SIZE", "2"),
+                                  Pair("NODE_RANK", "0"), Pair("MASTER_ADDR", "127.0.0.1"),
+                                  Pair("OMP_NUM_THREADS", "3"), Pair("MUSTER_JOB", "jobs/a"),
+                                  Pair("MUSTER_GENERATION", "1"), Pair("MUSTER_MASTER_FD", "3"),
                                   Pair("MUSTER_WORKER_SOCKET", "/run/trainer.sock"),
                                   Pair("MUSTER_NODE_ADDRESS", "127.0.0.1")}));
   EXPECT_GE(specs[0].inherited_fd, 0);
@@ -213,8 +214,8 @@ TEST_F(AllocationManagerTest, OnlyHoldersGetTheCheckpointsFile) {
   const std::vector<LaunchSpec> specs = launcher_.specs();
   ASSERT_THAT(specs, SizeIs(2));
   EXPECT_THAT(specs[0].command, Not(Contains("--resume-from")));
-  EXPECT_THAT(specs[1].command, IsSupersetOf({std::string("--resume-from"),
-                                              (output / "step_7.pth").string()}));
+  EXPECT_THAT(specs[1].command,
+              IsSupersetOf({std::string("--resume-from"), (output / "step_7.pth").string()}));
   for (const LaunchSpec& spec : specs) {
     const std::vector<std::string> tail(spec.command.end() - 6, spec.command.end());
     EXPECT_THAT(tail, ElementsAre("--resume-holders", "1", "--resume-step", "7",

@@ -15,12 +15,13 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+
 #include "muster/v1/worker_service.grpc.pb.h"
 
 namespace muster::worker {
 
-// Plays the coordinator over real gRPC: welcomes (or refuses) workers, sends what the test says, and
-// keeps what comes. One session at a time.
+// Plays the coordinator over real gRPC: welcomes (or refuses) workers, sends what the test says,
+// and keeps what comes. One session at a time.
 class FakeCoordinator final : public v1::WorkerService::Service {
  public:
   FakeCoordinator() { Listen(); }

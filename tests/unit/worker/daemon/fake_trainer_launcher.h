@@ -13,7 +13,8 @@
 
 namespace muster::worker {
 
-// Starts nothing: the test ends ranks, by their folder's name ("rank-0"), and sees what was asked for.
+// Starts nothing: the test ends ranks, by their folder's name ("rank-0"), and sees what was asked
+// for.
 class FakeTrainerLauncher : public TrainerLauncher {
  public:
   absl::StatusOr<std::unique_ptr<TrainerProcess>> Launch(const LaunchSpec& spec,

@@ -39,10 +39,10 @@ class Ended {
   }
   std::optional<RankExit> Wait() {
     absl::MutexLock lock(&mutex_);
-    mutex_.AwaitWithTimeout(absl::Condition(
-                                +[](std::optional<RankExit>* exit) { return exit->has_value(); },
-                                &exit_),
-                            absl::Seconds(20));
+    mutex_.AwaitWithTimeout(
+        absl::Condition(
+            +[](std::optional<RankExit>* exit) { return exit->has_value(); }, &exit_),
+        absl::Seconds(20));
     return exit_;
   }
 
@@ -71,8 +71,8 @@ class ProcessTrainerLauncherTest : public ::testing::Test {
   }
   // Until the program says so on its standard output.
   bool WaitForOutput(const std::string& text) const {
-    return testing::WaitUntil(
-        [&] { return Text("stdout.log").find(text) != std::string::npos; }, absl::Seconds(20));
+    return testing::WaitUntil([&] { return Text("stdout.log").find(text) != std::string::npos; },
+                              absl::Seconds(20));
   }
 
   testing::TemporaryFolder folder_;
@@ -105,15 +105,16 @@ TEST_F(ProcessTrainerLauncherTest, AProgramThatIsNotThereIsAnErrorInTheLog) {
   ASSERT_TRUE(launcher->Launch(spec, ended_.Callback()).ok());
   ASSERT_TRUE(ended_.Wait().has_value());
   EXPECT_EQ(ended_.Wait()->exit_code, base::kExitInternal);
-  EXPECT_THAT(LastLines(rank() / "stderr.log", 50), ElementsAre(HasSubstr("/absent/muster-trainer")));
+  EXPECT_THAT(LastLines(rank() / "stderr.log", 50),
+              ElementsAre(HasSubstr("/absent/muster-trainer")));
 }
 
 TEST_F(ProcessTrainerLauncherTest, SignalsReachTheWholeGroupAndNothingIsLeft) {
   const auto launcher = MakeLauncher();
   // The trap keeps the shell; the child in a session of its own must go as well.
-  const auto process = launcher->Launch(
-      Shell("trap 'echo asked' TERM; setsid sleep 1000 & echo $! ready; while :; do sleep 0.05; done"),
-      ended_.Callback());
+  const auto process = launcher->Launch(Shell("trap 'echo asked' TERM; setsid sleep 1000 & echo $! "
+                                              "ready; while :; do sleep 0.05; done"),
+                                        ended_.Callback());
   ASSERT_TRUE(process.ok());
   ASSERT_TRUE(WaitForOutput("ready"));
   pid_t child = 0;
@@ -134,11 +135,11 @@ TEST_F(ProcessTrainerLauncherTest, SignalsReachTheWholeGroupAndNothingIsLeft) {
 
 TEST_F(ProcessTrainerLauncherTest, AKilledShimTakesItsProgramWithIt) {
   const auto launcher = MakeLauncher();
-  ASSERT_TRUE(
-      launcher->Launch(Shell("echo ready; exec sleep 1000"), ended_.Callback()).ok());
+  ASSERT_TRUE(launcher->Launch(Shell("echo ready; exec sleep 1000"), ended_.Callback()).ok());
   ASSERT_TRUE(WaitForOutput("ready"));
   // pid.json may come after the program's first words.
-  ASSERT_TRUE(testing::WaitUntil([&] { return ReadRankProcesses(rank()).ok(); }, absl::Seconds(20)));
+  ASSERT_TRUE(
+      testing::WaitUntil([&] { return ReadRankProcesses(rank()).ok(); }, absl::Seconds(20)));
   const RankProcesses processes = *ReadRankProcesses(rank());
   ASSERT_EQ(kill(processes.shim.pid, SIGKILL), 0);
   ASSERT_TRUE(ended_.Wait().has_value());
@@ -154,7 +155,8 @@ TEST_F(ProcessTrainerLauncherTest, ASecondLauncherAdoptsARunningAndAnEndedRank) 
                            [](const RankExit&) { ADD_FAILURE() << "the first launcher is gone"; })
                   .ok());
   ASSERT_TRUE(WaitForOutput("ready"));
-  ASSERT_TRUE(testing::WaitUntil([&] { return ReadRankProcesses(rank()).ok(); }, absl::Seconds(20)));
+  ASSERT_TRUE(
+      testing::WaitUntil([&] { return ReadRankProcesses(rank()).ok(); }, absl::Seconds(20)));
   launcher = MakeLauncher();
   const auto process = launcher->Adopt(rank(), ended_.Callback());
   ASSERT_TRUE(process.ok()) << process.status();
@@ -186,7 +188,8 @@ TEST_F(ProcessTrainerLauncherTest, TheProgramInheritsTheMasterSocketAndNothingEl
   const std::string listed = Text("stdout.log");
   EXPECT_THAT(listed, HasSubstr("3 -> socket:"));
   size_t sockets = 0;
-  for (size_t at = listed.find("socket:"); at != std::string::npos; at = listed.find("socket:", at + 1)) {
+  for (size_t at = listed.find("socket:"); at != std::string::npos;
+       at = listed.find("socket:", at + 1)) {
     ++sockets;
   }
   EXPECT_EQ(sockets, 1u) << listed;

@@ -4,3 +4,5 @@ muster_test(SRC unit/worker/daemon/outbox_test.cc LABELS unit DEPS muster::worke
 muster_test(SRC unit/worker/daemon/process_trainer_launcher_test.cc LABELS unit DEPS muster::worker_daemon muster::testing
   muster::process PROGRAMS muster-worker)
 muster_test(SRC unit/worker/daemon/worker_metrics_test.cc LABELS unit DEPS muster::worker_daemon muster::testing)
+muster_test(SRC unit/worker/daemon/worker_test.cc LABELS unit DEPS muster::worker_daemon muster::testing muster::process
+  PROGRAMS muster-worker)

@@ -66,7 +66,8 @@ TEST_F(WorkerMetricsTest, ServesEveryFamily) {
            "muster_train_images_total{muster_job=\"jobs/a\",rank=\"0\"} 40",
            "muster_train_step_total{muster_job=\"jobs/a\",rank=\"0\"} 10",
            "muster_train_step_duration_seconds_count{muster_job=\"jobs/a\",rank=\"0\"} 1",
-           "muster_train_phase_duration_seconds_count{muster_job=\"jobs/a\",phase=\"data\",rank=\"0\"} 1",
+           "muster_train_phase_duration_seconds_count{muster_job=\"jobs/"
+           "a\",phase=\"data\",rank=\"0\"} 1",
            "muster_eval_map_ratio{iou=\"0.50:0.95\",muster_job=\"jobs/a\"} 0.25",
            "muster_eval_map_ratio{iou=\"0.50\",muster_job=\"jobs/a\"} 0.5",
            "muster_eval_class_ap_ratio{class=\"Platelets\",muster_job=\"jobs/a\"} 0.125",
