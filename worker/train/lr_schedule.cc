@@ -1,0 +1,24 @@
+#include "worker/train/lr_schedule.h"
+
+namespace muster::train {
+
+LrSchedule::LrSchedule(const config::v1::Schedule& schedule, int images_per_step)
+    : schedule_(schedule), base_(schedule.optimizer().lr()) {
+  if (schedule.optimizer().has_reference_batch()) {
+    base_ *= static_cast<double>(images_per_step) / schedule.optimizer().reference_batch();
+  }
+}
+
+double LrSchedule::At(int64_t step, int epoch) const {
+  double rate = base_;
+  for (const uint32_t step_epoch : schedule_.step_epochs()) {
+    if (epoch >= static_cast<int>(step_epoch)) rate *= schedule_.gamma();
+  }
+  if (step < static_cast<int64_t>(schedule_.warmup_steps())) {
+    const double left = 1 - static_cast<double>(step) / schedule_.warmup_steps();
+    rate *= 1 - left * (1 - schedule_.warmup_ratio());
+  }
+  return rate;
+}
+
+}  // namespace muster::train

@@ -1,0 +1,80 @@
+#include "worker/train/run_training.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <thread>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "google/protobuf/util/time_util.h"
+
+#include "worker/dist/cuda_plugin.h"
+#include "worker/ops/cuda_kernels.h"
+#include "worker/train/failure.h"
+#include "worker/train/stop_signal.h"
+#include "worker/train/worker_reporter.h"
+
+namespace muster::train {
+namespace {
+
+using google::protobuf::util::TimeUtil;
+
+void TrainAsRank(const TrainRequest& request, const dist::RankEnvironment& rank,
+                 WorkerReporter& reporter, const StopSignal& stop) {
+  const at::Device device = RequireDevice(request.job.resources(), rank.local_rank);
+  SetThreads(rank.local_world_size);
+  const dist::ProcessGroupOptions options{
+      .timeout = absl::Milliseconds(
+          TimeUtil::DurationToMilliseconds(request.job.distributed().timeout())),
+      .device = device};
+  const std::unique_ptr<dist::ProcessGroups> groups =
+      Require(dist::JoinProcessGroups(rank, options), base::kExitInternal);
+  Trainer trainer(request, rank, device, *groups, reporter, stop);
+  trainer.Run();
+}
+
+}  // namespace
+
+at::Device RequireDevice(const config::v1::Resources& resources, int local_rank) {
+  if (resources.device() != config::v1::DEVICE_CUDA) return at::kCPU;
+  const dist::CudaPlugin plugin =
+      Require(dist::RequireCudaDevice(local_rank), base::kExitDeviceError);
+  ops::RegisterCudaKernels(plugin.kernels);
+  return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(local_rank));
+}
+
+void SetThreads(int local_ranks) {
+  int threads = 0;
+  const char* asked = std::getenv("OMP_NUM_THREADS");
+  if (asked == nullptr || !absl::SimpleAtoi(asked, &threads) || threads < 1) {
+    const int cores = static_cast<int>(std::thread::hardware_concurrency());
+    threads = std::max(1, cores / std::max(1, local_ranks));
+  }
+  at::set_num_threads(threads);
+  // Idle ones would only spin beside the others.
+  at::set_num_interop_threads(1);
+}
+
+int RunTraining(const TrainRequest& request, const dist::RankEnvironment& rank,
+                const std::string& worker_socket) {
+  const StopSignal stop;
+  WorkerReporter reporter({.socket = worker_socket,
+                           .job = request.job_name,
+                           .generation = request.generation,
+                           .rank = rank.rank});
+  try {
+    TrainAsRank(request, rank, reporter, stop);
+    return base::kExitCompleted;
+  } catch (...) {
+    const FailureReport failure = DescribeCurrentException();
+    std::fputs(absl::StrCat("muster-trainer: error: ", failure.message, "\n").c_str(), stderr);
+    reporter.Failure(failure.exit_code, failure.message);
+    return failure.exit_code;
+  }
+}
+
+}  // namespace muster::train
