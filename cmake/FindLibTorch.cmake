@@ -74,6 +74,12 @@ if(MUSTER_WITH_CUDA)
   target_compile_definitions(muster_torch_cuda INTERFACE USE_C10D_NCCL)
 endif()
 
+# gRPC's re2 brings -pthread along, with which a translation unit cannot use the precompiled header.
+if(TARGET re2::re2)
+  set_target_properties(re2::re2 PROPERTIES INTERFACE_COMPILE_OPTIONS
+    "$<$<NOT:$<BOOL:$<TARGET_PROPERTY:PRECOMPILE_HEADERS_REUSE_FROM>>>:-pthread>")
+endif()
+
 # One precompiled header for all code that sees LibTorch: a translation unit costs 20-40 s without it.
 function(muster_use_torch_pch target)
   if(NOT TARGET muster_torch_pch)

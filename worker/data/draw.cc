@@ -104,11 +104,11 @@ cv::Mat GroundTruthPanel(const DrawnImage& image, absl::Span<const std::string> 
   cv::Mat panel = Panel(image.picture, width, &scale);
   for (const Box& crowd : image.crowd_boxes) {
     DashedFrame(&panel, ToRect(crowd, scale), kTruth);
-    Tag(&panel, "crowd", ToRect(crowd, scale), kTruth);
   }
   for (const LabelledBox& object : image.ground_truth) {
     Frame(&panel, ToRect(object.box, scale), kTruth);
   }
+  for (const Box& crowd : image.crowd_boxes) Tag(&panel, "crowd", ToRect(crowd, scale), kTruth);
   for (const LabelledBox& object : image.ground_truth) {
     Tag(&panel, ClassName(names, object.label), ToRect(object.box, scale), kTruth);
   }

@@ -89,8 +89,9 @@ std::string C10dCommunicator::BroadcastBytes(const std::string& bytes, int root)
       at::full({1}, static_cast<int64_t>(bytes.size()), at::kLong).to(device_);
   Broadcast(length, root);
   const int64_t size_at_root = length.item<int64_t>();
-  at::Tensor data = rank() == root ? ToTensor(bytes, size_at_root, device_)
-                                   : at::zeros({size_at_root}, at::TensorOptions(device_).dtype(at::kByte));
+  at::Tensor data = rank() == root
+                        ? ToTensor(bytes, size_at_root, device_)
+                        : at::zeros({size_at_root}, at::TensorOptions(device_).dtype(at::kByte));
   Broadcast(data, root);
   data = data.cpu();
   return std::string(static_cast<const char*>(data.const_data_ptr()), size_at_root);

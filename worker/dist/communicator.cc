@@ -40,7 +40,8 @@ void RethrowAsCollectiveLost(const std::string& operation) {
   } catch (const c10::Error&) {
     throw;
   } catch (const std::runtime_error& error) {
-    // Gloo's own exceptions derive from std::runtime_error; its headers are not at hand to name them.
+    // Gloo's own exceptions derive from std::runtime_error; its headers are not at hand to name
+    // them.
     throw CollectiveLost(operation, error.what());
   }
 }

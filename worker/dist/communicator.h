@@ -10,13 +10,13 @@
 
 namespace muster::dist {
 
-// A collective failed: a peer has died, does not answer, or is of another program. The group is in an
-// unknown state and stays unusable: the process ends with kExitCollectiveLost, and the cause is on
-// another rank.
+// A collective failed: a peer has died, does not answer, or is of another program. The group is in
+// an unknown state and stays unusable: the process ends with kExitCollectiveLost, and the cause is
+// on another rank.
 class CollectiveLost : public std::runtime_error {
  public:
-  // `operation` is what was being done ("all-gather of 1024 bytes in group syncbn"); `detail` is the
-  // backend's own text, which names the peer where it knows it.
+  // `operation` is what was being done ("all-gather of 1024 bytes in group syncbn"); `detail` is
+  // the backend's own text, which names the peer where it knows it.
   CollectiveLost(std::string operation, const std::string& detail);
   const std::string& operation() const { return operation_; }
 
@@ -24,10 +24,10 @@ class CollectiveLost : public std::runtime_error {
   std::string operation_;
 };
 
-// The collectives of one group of ranks. Every rank calls the same functions in the same order, from
-// one thread; a call returns when this rank's part is done (CPU) or is queued on the current stream
-// (CUDA). Tensors are contiguous, on the group's device, and of equal shape and dtype on all ranks.
-// All functions throw CollectiveLost when the group has failed.
+// The collectives of one group of ranks. Every rank calls the same functions in the same order,
+// from one thread; a call returns when this rank's part is done (CPU) or is queued on the current
+// stream (CUDA). Tensors are contiguous, on the group's device, and of equal shape and dtype on all
+// ranks. All functions throw CollectiveLost when the group has failed.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -56,8 +56,8 @@ class Communicator {
 // The group of a process that trains alone: rank 0 of 1, no network, no collectives.
 std::unique_ptr<Communicator> MakeSoleCommunicator();
 
-// For a catch (...) block round a collective: throws CollectiveLost for what a backend throws when a
-// peer or the network fails, and the exception itself otherwise (wrong arguments, out of memory).
+// For a catch (...) block round a collective: throws CollectiveLost for what a backend throws when
+// a peer or the network fails, and the exception itself otherwise (wrong arguments, out of memory).
 [[noreturn]] void RethrowAsCollectiveLost(const std::string& operation);
 
 }  // namespace muster::dist

@@ -76,14 +76,14 @@ absl::StatusOr<CudaPlugin> RequireCudaDevice(int index) {
   char reason[256] = "";
   const int count = plugin->device_count(reason, sizeof(reason));
   if (count == 0) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "device CUDA asked for, but no CUDA device is visible: ", reason,
-        "; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use device: DEVICE_CPU"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("device CUDA asked for, but no CUDA device is visible: ", reason,
+                     "; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use device: DEVICE_CPU"));
   }
   if (index >= count) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("device CUDA ", index, " asked for, but this node has only ", count,
-                     ": lower resources.ranks_per_node"));
+    return absl::FailedPreconditionError(absl::StrCat("device CUDA ", index,
+                                                      " asked for, but this node has only ", count,
+                                                      ": lower resources.ranks_per_node"));
   }
   return plugin;
 }

@@ -17,8 +17,7 @@ std::unique_ptr<c10d::Reducer> MakeReducer(const std::vector<at::Tensor>& parame
   const int64_t first_bucket_bytes = std::min(kFirstBucketBytes, bucket_cap_bytes);
   const std::vector<bool> expect_sparse(parameters.size(), false);
   auto [buckets, limits] = c10d::compute_bucket_assignment_by_size(
-      parameters,
-      {static_cast<size_t>(first_bucket_bytes), static_cast<size_t>(bucket_cap_bytes)},
+      parameters, {static_cast<size_t>(first_bucket_bytes), static_cast<size_t>(bucket_cap_bytes)},
       expect_sparse);
   return std::make_unique<c10d::Reducer>(
       parameters, std::move(buckets), group, expect_sparse, bucket_cap_bytes,
@@ -42,9 +41,9 @@ GradientReducer::GradientReducer(std::vector<at::Tensor> parameters, const Proce
   if (groups.size() == 1) return;
   reducer_ = MakeReducer(parameters_, groups.gradients(), bucket_cap_bytes);
 
-  // The Reducer orders its buckets anew after the first backward, by when gradients came. A backward
-  // over nothing but the parameters, whose gradients come last to first and are zero, gets this over
-  // with before step 1 and needs no batch and no running statistics.
+  // The Reducer orders its buckets anew after the first backward, by when gradients came. A
+  // backward over nothing but the parameters, whose gradients come last to first and are zero, gets
+  // this over with before step 1 and needs no batch and no running statistics.
   BeginStep();
   at::Tensor loss = at::zeros({}, parameters_.front().options());
   for (const at::Tensor& parameter : parameters_) loss = loss + parameter.sum() * 0;
@@ -73,8 +72,8 @@ void GradientReducer::Backward(const at::Tensor& loss) {
   try {
     reducer_->prepare_for_backward({loss});
     loss.backward();
-    // Without this, a parameter that got no gradient is noticed only in the next step, when this one's
-    // gradients have been used.
+    // Without this, a parameter that got no gradient is noticed only in the next step, when this
+    // one's gradients have been used.
     reducer_->check_finalized();
   } catch (...) {
     RethrowAsCollectiveLost("averaging the gradients");

@@ -14,18 +14,19 @@ class Reducer;
 
 namespace muster::dist {
 
-// Averages gradients over the ranks while backward still runs (c10d::Reducer, the engine of PyTorch's
-// DistributedDataParallel). A step is
+// Averages gradients over the ranks while backward still runs (c10d::Reducer, the engine of
+// PyTorch's DistributedDataParallel). A step is
 //
 //   reducer.BeginStep();  forward;  reducer.Backward(loss);  read .grad() of the parameters.
 //
-// The buckets are fixed by the constructor and depend on the order and sizes of the parameters alone: a
-// resumed run adds in the same order as one that was never interrupted.
+// The buckets are fixed by the constructor and depend on the order and sizes of the parameters
+// alone: a resumed run adds in the same order as one that was never interrupted.
 class GradientReducer {
  public:
-  // Every rank passes the same parameters (leaves that require gradients), in the order of their use in
-  // forward; gradients are all-reduced in buckets of up to `bucket_cap_bytes`, from the last parameter to
-  // the first. Runs two collectives or more. Gradients that the parameters hold are dropped.
+  // Every rank passes the same parameters (leaves that require gradients), in the order of their
+  // use in forward; gradients are all-reduced in buckets of up to `bucket_cap_bytes`, from the last
+  // parameter to the first. Runs two collectives or more. Gradients that the parameters hold are
+  // dropped.
   GradientReducer(std::vector<at::Tensor> parameters, const ProcessGroups& groups,
                   int64_t bucket_cap_bytes);
   ~GradientReducer();
@@ -34,10 +35,10 @@ class GradientReducer {
 
   void BeginStep();
 
-  // Backpropagates the scalar `loss`. Afterwards each parameter's gradient is the mean over the ranks of
-  // their losses' gradients (plus what .grad() held before, if it was not zeroed), with the same bits on
-  // every rank. Every parameter must take part in every rank's loss: throws c10::Error if one did not.
-  // Throws CollectiveLost when a peer is lost.
+  // Backpropagates the scalar `loss`. Afterwards each parameter's gradient is the mean over the
+  // ranks of their losses' gradients (plus what .grad() held before, if it was not zeroed), with
+  // the same bits on every rank. Every parameter must take part in every rank's loss: throws
+  // c10::Error if one did not. Throws CollectiveLost when a peer is lost.
   void Backward(const at::Tensor& loss);
 
  private:

@@ -11,14 +11,13 @@
 #include <limits>
 #include <utility>
 
+#include "absl/status/status.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
-
-#include "absl/status/status.h"
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 
 #include "common/base/status_macros.h"
 #include "worker/dist/c10d_communicator.h"
@@ -32,9 +31,9 @@ using Getter = std::function<const char*(const char*)>;
 absl::StatusOr<int> ReadInt(const Getter& get, const char* name, int minimum, int maximum) {
   const char* text = get(name);
   if (text == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("environment variable ", name,
-                     " is not set: a rank of several needs it (the worker and train --ranks set it)"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "environment variable ", name,
+        " is not set: a rank of several needs it (the worker and train --ranks set it)"));
   }
   int value = 0;
   if (!absl::SimpleAtoi(text, &value) || value < minimum || value > maximum) {
@@ -194,8 +193,8 @@ absl::StatusOr<std::unique_ptr<ProcessGroups>> JoinProcessGroupsThrough(
   }
 }
 
-absl::StatusOr<std::unique_ptr<ProcessGroups>> JoinProcessGroups(const RankEnvironment& environment,
-                                                                 const ProcessGroupOptions& options) {
+absl::StatusOr<std::unique_ptr<ProcessGroups>> JoinProcessGroups(
+    const RankEnvironment& environment, const ProcessGroupOptions& options) {
   if (environment.world_size == 1) {
     return JoinProcessGroupsThrough(nullptr, 0, 1, "", options);
   }

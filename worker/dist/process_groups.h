@@ -33,13 +33,15 @@ struct RankEnvironment {
   uint16_t master_port = 0;
   // Rank 0 only: an inherited socket that is bound to master_port and listens already.
   std::optional<int> master_fd;
-  // The IP by which peers reach this node. Empty: the one that the route to master_address leaves by.
+  // The IP by which peers reach this node. Empty: the one that the route to master_address leaves
+  // by.
   std::string node_address;
 };
 
 // Reads RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, NODE_RANK, MASTER_ADDR, MASTER_PORT,
-// MUSTER_MASTER_FD and MUSTER_NODE_ADDRESS through `get`, which returns null for a variable that is not
-// set. Without WORLD_SIZE: a world of one. InvalidArgument names the variable that is missing or wrong.
+// MUSTER_MASTER_FD and MUSTER_NODE_ADDRESS through `get`, which returns null for a variable that is
+// not set. Without WORLD_SIZE: a world of one. InvalidArgument names the variable that is missing
+// or wrong.
 absl::StatusOr<RankEnvironment> ReadRankEnvironment(
     const std::function<const char*(const char*)>& get);
 // The same from the process environment.
@@ -48,16 +50,17 @@ absl::StatusOr<RankEnvironment> ReadRankEnvironment();
 struct ProcessGroupOptions {
   // Joining, and every collective, must end within this.
   absl::Duration timeout = absl::Seconds(600);
-  // CPU: Gloo. CUDA: NCCL for batch normalisation and gradients, from the plugin (cuda_plugin.h), on
-  // this device's index; control stays on Gloo.
+  // CPU: Gloo. CUDA: NCCL for batch normalisation and gradients, from the plugin (cuda_plugin.h),
+  // on this device's index; control stays on Gloo.
   at::Device device = at::kCPU;
 };
 
-// The groups that one rank takes part in. Each has its own connections, so that small collectives do
-// not queue behind gradient buckets; each is used by one thread, in the same order on all ranks.
+// The groups that one rank takes part in. Each has its own connections, so that small collectives
+// do not queue behind gradient buckets; each is used by one thread, in the same order on all ranks.
 class ProcessGroups {
  public:
-  ProcessGroups(std::unique_ptr<Communicator> control, std::unique_ptr<Communicator> sync_batch_norm,
+  ProcessGroups(std::unique_ptr<Communicator> control,
+                std::unique_ptr<Communicator> sync_batch_norm,
                 c10::intrusive_ptr<c10d::ProcessGroup> gradients);
   ~ProcessGroups();
   ProcessGroups(const ProcessGroups&) = delete;
@@ -78,11 +81,11 @@ class ProcessGroups {
   c10::intrusive_ptr<c10d::ProcessGroup> gradients_;
 };
 
-// Joins the job's other ranks: makes the store (on rank 0) or connects to it, then the groups. A world
-// of one touches no network. A status tells what is wrong on this node (its address, no CUDA device);
-// throws CollectiveLost when the others do not come within the timeout.
-absl::StatusOr<std::unique_ptr<ProcessGroups>> JoinProcessGroups(const RankEnvironment& environment,
-                                                                 const ProcessGroupOptions& options);
+// Joins the job's other ranks: makes the store (on rank 0) or connects to it, then the groups. A
+// world of one touches no network. A status tells what is wrong on this node (its address, no CUDA
+// device); throws CollectiveLost when the others do not come within the timeout.
+absl::StatusOr<std::unique_ptr<ProcessGroups>> JoinProcessGroups(
+    const RankEnvironment& environment, const ProcessGroupOptions& options);
 
 // The same over a store that the ranks share already, with the node's own IP: for ranks that are
 // threads of one process.

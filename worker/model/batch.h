@@ -22,7 +22,8 @@ struct ImageTargets {
 };
 
 struct TrainBatch {
-  at::Tensor images;  // (N, 3, H, W), normalised and padded, of the model's dtype and device; N may be 0
+  at::Tensor
+      images;  // (N, 3, H, W), normalised and padded, of the model's dtype and device; N may be 0
   std::vector<ImageTargets> targets;  // N
 };
 
@@ -36,8 +37,8 @@ struct PredictImage {
 };
 
 struct PredictBatch {
-  at::Tensor images;                 // as in TrainBatch
-  std::vector<PredictImage> meta;    // N
+  at::Tensor images;               // as in TrainBatch
+  std::vector<PredictImage> meta;  // N
 };
 
 // Best score first; D <= max_per_img. On the model's device.

@@ -37,8 +37,8 @@ std::vector<at::Tensor> BatchNormGroup(const std::vector<at::Tensor>& inputs,
     std::vector<SyncBatchNormInput> layers;
     for (size_t i = 0; i < modules.size(); ++i) {
       const BatchNormImpl& m = *modules[i];
-      layers.push_back({inputs[i], m.weight, m.bias, m.running_mean, m.running_var, m.momentum(),
-                        m.eps()});
+      layers.push_back(
+          {inputs[i], m.weight, m.bias, m.running_mean, m.running_var, m.momentum(), m.eps()});
     }
     outputs = SyncBatchNorm(layers, communicator);
   } else {

@@ -11,9 +11,9 @@
 
 namespace muster::model {
 
-// Batch normalisation over (N, H, W) of each channel. In training with NORM_TYPE_BN the statistics are
-// the rank's own, with NORM_TYPE_SYNC_BN those of all ranks; with norm_eval, and in evaluation, the
-// running ones. Parameters and buffers are named as torch.nn.BatchNorm2d's.
+// Batch normalisation over (N, H, W) of each channel. In training with NORM_TYPE_BN the statistics
+// are the rank's own, with NORM_TYPE_SYNC_BN those of all ranks; with norm_eval, and in evaluation,
+// the running ones. Parameters and buffers are named as torch.nn.BatchNorm2d's.
 class BatchNormImpl : public torch::nn::Module {
  public:
   BatchNormImpl(int64_t channels, const config::v1::Norm& norm);
@@ -39,9 +39,9 @@ class BatchNormImpl : public torch::nn::Module {
 };
 TORCH_MODULE(BatchNorm);
 
-// Normalises inputs[i] (N, C, H, W) with modules[i]: the layers at one depth of parallel branches, which
-// share one collective forward and one backward. `communicator`: the group of SYNC_BN; null: this
-// process only. The modules are of one network, so of one type and mode.
+// Normalises inputs[i] (N, C, H, W) with modules[i]: the layers at one depth of parallel branches,
+// which share one collective forward and one backward. `communicator`: the group of SYNC_BN; null:
+// this process only. The modules are of one network, so of one type and mode.
 std::vector<at::Tensor> BatchNormGroup(const std::vector<at::Tensor>& inputs,
                                        const std::vector<BatchNorm>& modules,
                                        dist::Communicator* communicator);

@@ -27,7 +27,8 @@ struct BatchNormKernels {
                                const at::Tensor& slope);
 };
 
-// Loops over CPU memory: one pass for the statistics, one for the backward sums, one for each result.
+// Loops over CPU memory: one pass for the statistics, one for the backward sums, one for each
+// result.
 const BatchNormKernels& CpuBatchNormKernels();
 // The same through at:: operators, for CUDA tensors; works on the CPU too.
 const BatchNormKernels& AtenBatchNormKernels();

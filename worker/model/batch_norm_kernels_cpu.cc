@@ -6,8 +6,8 @@
 
 #include "worker/model/batch_norm_kernels.h"
 
-// Compiles a function a second time for AVX2 and picks at start-up. Additions are laid out in lanes by
-// hand and never fused, so both versions give the same bits.
+// Compiles a function a second time for AVX2 and picks at start-up. Additions are laid out in lanes
+// by hand and never fused, so both versions give the same bits.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define MUSTER_VECTORIZED __attribute__((target_clones("avx2", "default")))
 #else
@@ -156,8 +156,8 @@ MUSTER_VECTORIZED void InputGradientRow(const double* dy, const double* x, int64
   InputGradientPlane(dy, x, size, mean, scale, mean_dy, slope, dx);
 }
 
-// Calls plane(n, c, offset of the plane in elements) for every image of each channel, channels spread
-// over the threads.
+// Calls plane(n, c, offset of the plane in elements) for every image of each channel, channels
+// spread over the threads.
 template <typename Plane>
 void ForEachChannel(const at::Tensor& x, const Plane& plane) {
   const int64_t images = x.size(0), channels = x.size(1), size = x.size(2) * x.size(3);
@@ -175,9 +175,8 @@ void Statistics(const at::Tensor& x, const at::Tensor& local) {
   std::vector<Moments> moments(channels);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "batch_norm_statistics", [&] {
     const scalar_t* data = x.const_data_ptr<scalar_t>();
-    ForEachChannel(x, [&](int64_t c, int64_t offset) {
-      Accumulate(data + offset, size, &moments[c]);
-    });
+    ForEachChannel(
+        x, [&](int64_t c, int64_t offset) { Accumulate(data + offset, size, &moments[c]); });
   });
   for (int64_t c = 0; c < channels; ++c) {
     out[0][c] = moments[c].mean;

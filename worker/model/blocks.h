@@ -11,8 +11,8 @@
 
 namespace muster::model {
 
-// Registers `child` below `root` under a dotted name ("fuse_layers.1.0.0"), making the modules between
-// where they are missing: the names of nested containers without the containers.
+// Registers `child` below `root` under a dotted name ("fuse_layers.1.0.0"), making the modules
+// between where they are missing: the names of nested containers without the containers.
 void RegisterAt(torch::nn::Module& root, const std::string& dotted_name,
                 const std::shared_ptr<torch::nn::Module>& child);
 

@@ -25,10 +25,10 @@ FasterRCNNImpl::FasterRCNNImpl(const config::v1::Model& config, uint64_t seed) {
   const auto channels = static_cast<int64_t>(config.hrfpn().out_channels());
   rpn_head = register_module("rpn_head", RPNHead(config.rpn_head(), convention, channels));
   roi_head = register_module(
-      "roi_head", RoIHead(config.roi_head(), convention, channels,
-                          static_cast<int64_t>(config.num_classes()),
-                          std::vector<int64_t>(config.rpn_head().anchor_strides().begin(),
-                                               config.rpn_head().anchor_strides().end())));
+      "roi_head",
+      RoIHead(config.roi_head(), convention, channels, static_cast<int64_t>(config.num_classes()),
+              std::vector<int64_t>(config.rpn_head().anchor_strides().begin(),
+                                   config.rpn_head().anchor_strides().end())));
   InitializeWeights(*this, seed);
 }
 
@@ -52,9 +52,8 @@ LossResult FasterRCNNImpl::Loss(const TrainBatch& batch, ops::IndexSampler& samp
   for (size_t i = 0; i < batch.targets.size(); ++i) {
     const ImageTargets& targets = batch.targets[i];
     anchors.push_back(rpn_head->SampleAnchors(rpn.cls, targets, sampler));
-    const Proposals proposals =
-        rpn_head->Propose(rpn, static_cast<int64_t>(i), targets.img_h, targets.img_w,
-                          rpn_head->train_proposals());
+    const Proposals proposals = rpn_head->Propose(rpn, static_cast<int64_t>(i), targets.img_h,
+                                                  targets.img_w, rpn_head->train_proposals());
     regions.push_back(roi_head->SampleRegions(proposals.boxes, targets, sampler));
     boxes.push_back(regions.back().boxes.to(batch.images.device()));
   }

@@ -18,21 +18,24 @@
 namespace muster::model {
 
 // Faster R-CNN (Ren et al. 2015) on HRNetV2p. Names and shapes of parameters and buffers are
-// mmdetection 3's: backbone.*, neck.*, rpn_head.*, roi_head.bbox_head.*. Runs in float32 and float64
-// (`to(torch::kFloat64)`); anchors and ground truth stay float32. One thread uses a model at a time.
+// mmdetection 3's: backbone.*, neck.*, rpn_head.*, roi_head.bbox_head.*. Runs in float32 and
+// float64
+// (`to(torch::kFloat64)`); anchors and ground truth stay float32. One thread uses a model at a
+// time.
 class FasterRCNNImpl : public torch::nn::Module {
  public:
   // `config` has been through ApplyDefaults. The weights are drawn from `seed` alone, so that every
   // rank builds the same ones. Throws c10::Error where the config makes no model.
   FasterRCNNImpl(const config::v1::Model& config, uint64_t seed);
 
-  // The group that SYNC_BN layers normalise over; null (the start value): this process only. It must
-  // outlive the model's last training step and is used from the thread that calls Loss and backward.
+  // The group that SYNC_BN layers normalise over; null (the start value): this process only. It
+  // must outlive the model's last training step and is used from the thread that calls Loss and
+  // backward.
   void SetSyncBatchNormCommunicator(dist::Communicator* communicator);
 
-  // Losses of the rank's batch, as mmdetection 3.3 (MMDET3) or 0.6 (SEED) defines them; no reduction
-  // over ranks. Every parameter receives a gradient from Total().backward(), whatever the batch holds:
-  // no image, no ground truth, no positive sample. Needs train().
+  // Losses of the rank's batch, as mmdetection 3.3 (MMDET3) or 0.6 (SEED) defines them; no
+  // reduction over ranks. Every parameter receives a gradient from Total().backward(), whatever the
+  // batch holds: no image, no ground truth, no positive sample. Needs train().
   LossResult Loss(const TrainBatch& batch, ops::IndexSampler& sampler);
 
   // Detections of each image, in original pixels. Needs eval(); records no gradient.

@@ -11,8 +11,8 @@
 
 namespace muster::model {
 
-// HRFPN: all branches resized to the highest resolution, concatenated, mixed by a 1x1 convolution, then
-// averaged down to each level and convolved 3x3. No normalisation.
+// HRFPN: all branches resized to the highest resolution, concatenated, mixed by a 1x1 convolution,
+// then averaged down to each level and convolved 3x3. No normalisation.
 class HRFPNImpl : public torch::nn::Module {
  public:
   HRFPNImpl(const config::v1::HRFPN& config, const std::vector<int64_t>& in_channels);

@@ -82,20 +82,21 @@ HRNetImpl::Stage HRNetImpl::MakeStage(int number, const config::v1::HRNetStage& 
       transition.layer =
           MakeConvNorm(*this, prefix + ".0.0", prefix + ".0.1", {in, channels[i], 3, 2}, norm);
     } else if (in != channels[i]) {
-      transition.layer = MakeConvNorm(*this, prefix + ".0", prefix + ".1", {in, channels[i], 3}, norm);
+      transition.layer =
+          MakeConvNorm(*this, prefix + ".0", prefix + ".1", {in, channels[i], 3}, norm);
     }
     stage.transitions.push_back(std::move(transition));
   }
   for (size_t m = 0; m < config.num_modules(); ++m) {
-    stage.modules.push_back(MakeModule(Join("stage" + std::to_string(number), m), channels,
-                                       config.num_blocks(), norm));
+    stage.modules.push_back(
+        MakeModule(Join("stage" + std::to_string(number), m), channels, config.num_blocks(), norm));
   }
   return stage;
 }
 
 HRNetImpl::HRModule HRNetImpl::MakeModule(const std::string& prefix,
-                                        const std::vector<int64_t>& channels, int64_t num_blocks,
-                                        const config::v1::Norm& norm) {
+                                          const std::vector<int64_t>& channels, int64_t num_blocks,
+                                          const config::v1::Norm& norm) {
   HRModule module;
   module.blocks.resize(static_cast<size_t>(num_blocks));
   for (size_t b = 0; b < channels.size(); ++b) {
@@ -221,7 +222,8 @@ std::vector<at::Tensor> HRNetImpl::RunFuse(const std::vector<at::Tensor>& x,
     for (size_t j = 0; j < x.size(); ++j) {
       at::Tensor term = i == j ? x[j] : values[next++];
       if (j > i) {
-        term = at::upsample_nearest2d(term, {x[i].size(2), x[i].size(3)}, std::nullopt, std::nullopt);
+        term =
+            at::upsample_nearest2d(term, {x[i].size(2), x[i].size(3)}, std::nullopt, std::nullopt);
       }
       fused[i] = fused[i].defined() ? fused[i] + term : term;
     }

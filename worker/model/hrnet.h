@@ -12,9 +12,10 @@
 
 namespace muster::model {
 
-// HRNetV2 (Wang et al. 2019, "Deep High-Resolution Representation Learning for Visual Recognition"):
-// branches of halving resolution and doubling width that run side by side and exchange features. The
-// branches run in lockstep, so that BatchNorms of one depth form one group (BatchNormGroup).
+// HRNetV2 (Wang et al. 2019, "Deep High-Resolution Representation Learning for Visual
+// Recognition"): branches of halving resolution and doubling width that run side by side and
+// exchange features. The branches run in lockstep, so that BatchNorms of one depth form one group
+// (BatchNormGroup).
 class HRNetImpl : public torch::nn::Module {
  public:
   // `config` and `norm` have been through ApplyDefaults.
@@ -63,7 +64,7 @@ class HRNetImpl : public torch::nn::Module {
   Stage MakeStage(int number, const config::v1::HRNetStage& config, const config::v1::Norm& norm,
                   const std::vector<int64_t>& in_channels);
   HRModule MakeModule(const std::string& prefix, const std::vector<int64_t>& channels,
-                    int64_t num_blocks, const config::v1::Norm& norm);
+                      int64_t num_blocks, const config::v1::Norm& norm);
   at::Tensor RunBottleneck(const at::Tensor& x, const Bottleneck& block) const;
   std::vector<at::Tensor> RunTransitions(const std::vector<at::Tensor>& x,
                                          const Stage& stage) const;

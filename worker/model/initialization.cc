@@ -46,8 +46,9 @@ void InitializeWeights(torch::nn::Module& detector, uint64_t seed) {
     } else {
       const std::string suffix = ".weight";
       const std::string& name = item.key();
-      const bool norm_weight = name.size() > suffix.size() &&
-                               name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0;
+      const bool norm_weight =
+          name.size() > suffix.size() &&
+          name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0;
       parameter.fill_(norm_weight ? 1.0 : 0.0);
     }
   }

@@ -80,8 +80,7 @@ RoiOutput RoIHeadImpl::forward(const std::vector<at::Tensor>& features, const at
   return {fc_cls_->forward(x), fc_reg_->forward(x)};
 }
 
-RoiImageSamples RoIHeadImpl::SampleRegions(const at::Tensor& proposals,
-                                           const ImageTargets& targets,
+RoiImageSamples RoIHeadImpl::SampleRegions(const at::Tensor& proposals, const ImageTargets& targets,
                                            ops::IndexSampler& sampler) const {
   torch::NoGradGuard no_grad;
   const at::Tensor candidates = proposals.cpu();
@@ -110,8 +109,8 @@ RoiImageSamples RoIHeadImpl::SampleRegions(const at::Tensor& proposals,
   result.boxes = at::cat({positive, negative});
   result.labels = at::cat({targets.gt_labels.index_select(0, truth_index),
                            at::full({negative.size(0)}, num_classes_, at::kLong)});
-  result.positive_targets = ops::EncodeBoxes(
-      positive, targets.gt_bboxes.index_select(0, truth_index), kDeltaStds);
+  result.positive_targets =
+      ops::EncodeBoxes(positive, targets.gt_bboxes.index_select(0, truth_index), kDeltaStds);
   return result;
 }
 
@@ -137,11 +136,11 @@ RoIHeadImpl::Losses RoIHeadImpl::Loss(const RoiOutput& output,
   const at::Tensor target =
       targets.empty() ? at::empty({0, 4}, predicted.options()) : at::cat(targets).to(device);
   const auto count = static_cast<double>(region);
-  return {ops::CrossEntropySum(output.cls_score, at::cat(labels).to(device)) /
-              ops::AverageFactor(std::max(count, 1.0)),
-          ops::RegressionSum(predicted, target, LossOf(config_.loss_bbox()),
-                             config_.smooth_l1_beta()) /
-              ops::AverageFactor(count)};
+  return {
+      ops::CrossEntropySum(output.cls_score, at::cat(labels).to(device)) /
+          ops::AverageFactor(std::max(count, 1.0)),
+      ops::RegressionSum(predicted, target, LossOf(config_.loss_bbox()), config_.smooth_l1_beta()) /
+          ops::AverageFactor(count)};
 }
 
 Detections RoIHeadImpl::Detect(const at::Tensor& rois, const RoiOutput& output,
@@ -153,11 +152,11 @@ Detections RoIHeadImpl::Detect(const at::Tensor& rois, const RoiOutput& output,
   const at::Tensor labels = chosen.remainder(num_classes_);
   const at::Tensor region = chosen.div(num_classes_, "floor");
   const at::Tensor scores = probabilities.index_select(0, chosen);
-  at::Tensor boxes =
-      ops::DecodeBoxes(rois.slice(1, 1, 5).index_select(0, region),
-                       output.bbox_pred.reshape({-1, 4}).index_select(0, chosen), kDeltaStds,
-                       image.img_h, image.img_w, convention_);
-  // Before NMS, as mmdetection does; a product with the reciprocal rather than a quotient, likewise.
+  at::Tensor boxes = ops::DecodeBoxes(rois.slice(1, 1, 5).index_select(0, region),
+                                      output.bbox_pred.reshape({-1, 4}).index_select(0, chosen),
+                                      kDeltaStds, image.img_h, image.img_w, convention_);
+  // Before NMS, as mmdetection does; a product with the reciprocal rather than a quotient,
+  // likewise.
   const double to_original[] = {1.0 / image.scale_w, 1.0 / image.scale_h, 1.0 / image.scale_w,
                                 1.0 / image.scale_h};
   boxes = boxes * at::tensor(at::ArrayRef<double>(to_original), boxes.options());

@@ -36,8 +36,8 @@ struct RoiImageSamples {
 class RoIHeadImpl : public torch::nn::Module {
  public:
   // feature_strides: of all levels of the neck; regions are pooled from the first four.
-  RoIHeadImpl(const config::v1::RoIHead& config, ops::BoxConvention convention,
-              int64_t in_channels, int64_t num_classes, const std::vector<int64_t>& feature_strides);
+  RoIHeadImpl(const config::v1::RoIHead& config, ops::BoxConvention convention, int64_t in_channels,
+              int64_t num_classes, const std::vector<int64_t>& feature_strides);
 
   // rois (R, 5): image index and box, of the features' dtype and device.
   RoiOutput forward(const std::vector<at::Tensor>& features, const at::Tensor& rois);

@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "worker/model/config_options.h"
@@ -25,7 +26,8 @@ at::Tensor IndexTensor(const std::vector<int64_t>& indices) {
   return at::tensor(indices, at::kLong);
 }
 
-// An image's anchors of one level that are trained, as positions in the level's flat (N, A, h, w) map.
+// An image's anchors of one level that are trained, as positions in the level's flat (N, A, h, w)
+// map.
 struct LevelSamples {
   std::vector<int64_t> positions;
   std::vector<float> objectness;            // of each position
@@ -89,14 +91,11 @@ std::vector<int64_t> RegressionPositions(const LevelSamples& samples, const Leve
 
 RPNHeadImpl::RPNHeadImpl(const config::v1::RPNHead& config, ops::BoxConvention convention,
                          int64_t in_channels)
-    : config_(config),
-      convention_(convention),
-      anchors_(AnchorOptionsOf(config, convention)) {
+    : config_(config), convention_(convention), anchors_(AnchorOptionsOf(config, convention)) {
   const int64_t channels = config.feat_channels();
   const int64_t per_cell = anchors_.boxes_per_cell();
   conv_ = register_module(
-      "rpn_conv",
-      torch::nn::Conv2d(torch::nn::Conv2dOptions(in_channels, channels, 3).padding(1)));
+      "rpn_conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(in_channels, channels, 3).padding(1)));
   cls_ = register_module("rpn_cls",
                          torch::nn::Conv2d(torch::nn::Conv2dOptions(channels, per_cell, 1)));
   reg_ = register_module("rpn_reg",
@@ -202,9 +201,8 @@ RPNHeadImpl::Losses RPNHeadImpl::Loss(const RpnOutput& output,
     losses.cls.push_back(ops::BinaryCrossEntropySum(logits, objectness) / divisor);
     const at::Tensor deltas = output.reg[level].reshape({-1}).index_select(
         0, IndexTensor(RegressionPositions(chosen, shapes[level])).to(device));
-    const at::Tensor targets = chosen.positive_targets.empty()
-                                   ? at::empty({0}, at::kFloat)
-                                   : at::cat(chosen.positive_targets);
+    const at::Tensor targets = chosen.positive_targets.empty() ? at::empty({0}, at::kFloat)
+                                                               : at::cat(chosen.positive_targets);
     losses.reg.push_back(ops::RegressionSum(deltas, targets.to(device), LossOf(config_.loss_bbox()),
                                             config_.smooth_l1_beta()) /
                          divisor);
@@ -221,13 +219,16 @@ Proposals RPNHeadImpl::Propose(const RpnOutput& output, int64_t image, int image
   for (size_t level = 0; level < output.cls.size(); ++level) {
     const at::Tensor cls = output.cls[level].detach()[image];
     const at::Tensor score = cls.permute({1, 2, 0}).reshape({-1}).sigmoid();
-    const at::Tensor deltas =
-        output.reg[level].detach()[image].permute({1, 2, 0}).reshape({-1, 4});
+    const at::Tensor deltas = output.reg[level].detach()[image].permute({1, 2, 0}).reshape({-1, 4});
     const at::Tensor anchors =
-        anchors_.GridAnchors(static_cast<int>(level), cls.size(1), cls.size(2)).to(cls.device());
-    // Levels with fewer candidates stay in their own order, which decides between equal scores.
+        anchors_.GridAnchors(static_cast<int>(level), cls.size(1), cls.size(2), cls.scalar_type())
+            .to(cls.device());
+    // Anchors over dead features have bit-equal scores, so the kind of sort decides which ones NMS
+    // keeps: this is mmdetection's call (not a stable sort), and levels with few candidates stay in
+    // their order.
     const bool choose = static_cast<int64_t>(config.nms_pre()) < score.size(0);
-    const at::Tensor best = choose ? ops::StableTopK(score, config.nms_pre())
+    const at::Tensor best = choose ? std::get<1>(at::sort(score, 0, /*descending=*/true))
+                                         .slice(0, 0, static_cast<int64_t>(config.nms_pre()))
                                    : at::arange(score.size(0), score.options().dtype(at::kLong));
     scores.push_back(score.index_select(0, best));
     boxes.push_back(ops::DecodeBoxes(anchors.index_select(0, best), deltas.index_select(0, best),
@@ -243,9 +244,8 @@ Proposals RPNHeadImpl::Propose(const RpnOutput& output, int64_t image, int image
     all.scores = all.scores.index_select(0, large);
     group = group.index_select(0, large);
   }
-  const at::Tensor kept =
-      ops::BatchedNms(all.boxes, all.scores, group, config.nms_iou_threshold())
-          .slice(0, 0, static_cast<int64_t>(config.max_per_img()));
+  const at::Tensor kept = ops::BatchedNms(all.boxes, all.scores, group, config.nms_iou_threshold())
+                              .slice(0, 0, static_cast<int64_t>(config.max_per_img()));
   return {all.boxes.index_select(0, kept), all.scores.index_select(0, kept)};
 }
 

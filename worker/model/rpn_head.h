@@ -47,8 +47,8 @@ class RPNHeadImpl : public torch::nn::Module {
   RpnImageSamples SampleAnchors(const std::vector<at::Tensor>& features,
                                 const ImageTargets& targets, ops::IndexSampler& sampler);
 
-  // Scalars: the sums over sampled anchors, level by level, over one divisor for the batch: the sum over
-  // images of max(positives, 1) + max(negatives, 1).
+  // Scalars: the sums over sampled anchors, level by level, over one divisor for the batch: the sum
+  // over images of max(positives, 1) + max(negatives, 1).
   struct Losses {
     std::vector<at::Tensor> cls;  // one a level
     std::vector<at::Tensor> reg;

@@ -27,18 +27,17 @@ void CheckLayers(const std::vector<SyncBatchNormInput>& layers) {
   TORCH_CHECK(!layers.empty(), "SyncBatchNorm: no layers");
   const at::TensorOptions options = layers.front().x.options();
   for (const SyncBatchNormInput& layer : layers) {
-    TORCH_CHECK(layer.x.dim() == 4, "SyncBatchNorm: x must be (N, C, H, W), got ",
-                layer.x.sizes());
+    TORCH_CHECK(layer.x.dim() == 4, "SyncBatchNorm: x must be (N, C, H, W), got ", layer.x.sizes());
     for (const at::Tensor& tensor :
          {layer.x, layer.weight, layer.bias, layer.running_mean, layer.running_var}) {
       if (!tensor.defined()) continue;
       TORCH_CHECK(tensor.dtype() == options.dtype() && tensor.device() == options.device(),
                   "SyncBatchNorm: all tensors of a call must have one dtype and device, got ",
                   options, " and ", tensor.options());
-      TORCH_CHECK(tensor.is_same(layer.x) ||
-                      (tensor.dim() == 1 && tensor.size(0) == layer.x.size(1)),
-                  "SyncBatchNorm: x has ", layer.x.size(1), " channels, a parameter or statistic ",
-                  tensor.sizes());
+      TORCH_CHECK(
+          tensor.is_same(layer.x) || (tensor.dim() == 1 && tensor.size(0) == layer.x.size(1)),
+          "SyncBatchNorm: x has ", layer.x.size(1), " channels, a parameter or statistic ",
+          tensor.sizes());
     }
   }
 }
@@ -88,9 +87,8 @@ class SyncBatchNormFunction : public torch::autograd::Function<SyncBatchNormFunc
       const at::Tensor& count = statistics[2];
       UpdateRunningStatistics(layer, mean, m2, count);
       const at::Tensor inverse_std = (m2 / count.clamp_min(1) + layer.eps).rsqrt();
-      outputs.push_back(kernels.normalize(inputs[i], mean,
-                                          inverse_std * layer.weight.to(at::kDouble),
-                                          layer.bias.to(at::kDouble)));
+      outputs.push_back(kernels.normalize(
+          inputs[i], mean, inverse_std * layer.weight.to(at::kDouble), layer.bias.to(at::kDouble)));
       saved.insert(saved.end(), {inputs[i], layer.weight, at::stack({mean, inverse_std, count})});
     }
     context->save_for_backward(saved);
@@ -132,9 +130,9 @@ class SyncBatchNormFunction : public torch::autograd::Function<SyncBatchNormFunc
       const at::Tensor sums = total.narrow(1, begin, x.size(1));
       const at::Tensor own = local.narrow(1, begin, x.size(1));
       begin += x.size(1);
-      results.push_back(kernels.backward_input(
-          gradients[i], x, statistics[0], inverse_std * weight.to(at::kDouble), sums[0] / count,
-          inverse_std * sums[1] / count));
+      results.push_back(kernels.backward_input(gradients[i], x, statistics[0],
+                                               inverse_std * weight.to(at::kDouble),
+                                               sums[0] / count, inverse_std * sums[1] / count));
       results.push_back(own[1].to(weight.scalar_type()));
       results.push_back(own[0].to(weight.scalar_type()));
     }

@@ -8,8 +8,8 @@
 
 namespace muster::model {
 
-// One batch normalisation layer's input in training. float32 or float64, all tensors of one dtype and
-// device.
+// One batch normalisation layer's input in training. float32 or float64, all tensors of one dtype
+// and device.
 struct SyncBatchNormInput {
   at::Tensor x;             // (N, C, H, W); N may be 0
   at::Tensor weight;        // (C)
@@ -20,15 +20,16 @@ struct SyncBatchNormInput {
   double eps = 1e-5;
 };
 
-// Batch normalisation over the elements of all ranks: y = (x - mean) / sqrt(var + eps) * weight + bias,
-// where every element counts the same, so that ranks may differ in N, H and W. Layers may differ in
-// everything; the result does not depend, to the bit, on which layers share a call.
+// Batch normalisation over the elements of all ranks: y = (x - mean) / sqrt(var + eps) * weight +
+// bias, where every element counts the same, so that ranks may differ in N, H and W. Layers may
+// differ in everything; the result does not depend, to the bit, on which layers share a call.
 //
 // One all-gather of (mean, M2, count) carries all layers forward, and one of (sum dy, sum dy*xhat)
-// carries them backward; both are merged in rank order in float64, so every rank has the same bits of
-// statistics and running statistics. A rank with N = 0 still takes part in both. Gradients of weight
-// and bias are this rank's sums: the gradient reducer adds them up. Running variance takes M2 / (count - 1).
-// (Formulas: Chan et al. 1979 for the merge; the gradient of batch normalisation with one shared count.)
+// carries them backward; both are merged in rank order in float64, so every rank has the same bits
+// of statistics and running statistics. A rank with N = 0 still takes part in both. Gradients of
+// weight and bias are this rank's sums: the gradient reducer adds them up. Running variance takes
+// M2 / (count - 1). (Formulas: Chan et al. 1979 for the merge; the gradient of batch normalisation
+// with one shared count.)
 //
 // All outputs of a call must take part in the loss on every rank: backward runs once for the group,
 // when the last output's gradient is there. `communicator` null or of size 1: no collective.

@@ -36,6 +36,26 @@ at::Tensor MakeBase(int stride, const AnchorOptions& options) {
   return base;
 }
 
+template <typename T>
+at::Tensor MakeGrid(const at::Tensor& base_anchors, int stride, int64_t height, int64_t width) {
+  const int64_t per_cell = base_anchors.size(0);
+  at::Tensor anchors = at::empty({height * width * per_cell, 4},
+                                 base_anchors.options().dtype(c10::CppTypeToScalarType<T>::value));
+  auto* out = reinterpret_cast<Corners<T>*>(anchors.mutable_data_ptr<T>());
+  const auto* base = reinterpret_cast<const Corners<float>*>(base_anchors.const_data_ptr<float>());
+  for (int64_t y = 0; y < height; ++y) {
+    const T shift_y = static_cast<T>(y) * static_cast<T>(stride);
+    for (int64_t x = 0; x < width; ++x) {
+      const T shift_x = static_cast<T>(x) * static_cast<T>(stride);
+      for (int64_t k = 0; k < per_cell; ++k) {
+        *out++ = {base[k].x1 + shift_x, base[k].y1 + shift_y, base[k].x2 + shift_x,
+                  base[k].y2 + shift_y};
+      }
+    }
+  }
+  return anchors;
+}
+
 }  // namespace
 
 AnchorGenerator::AnchorGenerator(AnchorOptions options)
@@ -47,29 +67,18 @@ AnchorGenerator::AnchorGenerator(AnchorOptions options)
 
 int64_t AnchorGenerator::boxes_per_cell() const { return base_[0].size(0); }
 
-at::Tensor AnchorGenerator::GridAnchors(int level, int64_t height, int64_t width) {
+at::Tensor AnchorGenerator::GridAnchors(int level, int64_t height, int64_t width,
+                                        at::ScalarType type) {
   auto& cache = cache_[static_cast<size_t>(level)];
-  const auto found = cache.find({height, width});
+  const Shape shape{height, width, type};
+  const auto found = cache.find(shape);
   if (found != cache.end()) return found->second;
-
-  const int64_t per_cell = boxes_per_cell();
-  at::Tensor anchors = at::empty({height * width * per_cell, 4}, at::kFloat);
-  auto* out = reinterpret_cast<Corners<float>*>(anchors.mutable_data_ptr<float>());
-  const auto* base =
-      reinterpret_cast<const Corners<float>*>(BaseAnchors(level).const_data_ptr<float>());
-  const auto step = static_cast<float>(stride(level));
-  for (int64_t y = 0; y < height; ++y) {
-    const float shift_y = static_cast<float>(y) * step;
-    for (int64_t x = 0; x < width; ++x) {
-      const float shift_x = static_cast<float>(x) * step;
-      for (int64_t k = 0; k < per_cell; ++k) {
-        *out++ = {base[k].x1 + shift_x, base[k].y1 + shift_y, base[k].x2 + shift_x,
-                  base[k].y2 + shift_y};
-      }
-    }
-  }
+  at::Tensor anchors;
+  AT_DISPATCH_FLOATING_TYPES(type, "GridAnchors", [&] {
+    anchors = MakeGrid<scalar_t>(BaseAnchors(level), stride(level), height, width);
+  });
   if (cache.size() >= kShapesCachedPerLevel) cache.clear();
-  cache.emplace(std::make_pair(height, width), anchors);
+  cache.emplace(shape, anchors);
   return anchors;
 }
 

@@ -3,7 +3,7 @@
 #include <torch/types.h>
 
 #include <map>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "worker/ops/boxes.h"
@@ -21,7 +21,7 @@ struct AnchorOptions {
   BoxConvention convention = BoxConvention::kMmdet3;
 };
 
-// The reference boxes of every position of every level: float32, on the CPU, bit-equal to mmdetection's.
+// The reference boxes of every position of every level, on the CPU, bit-equal to mmdetection's.
 class AnchorGenerator {
  public:
   explicit AnchorGenerator(AnchorOptions options);
@@ -31,16 +31,20 @@ class AnchorGenerator {
   // Boxes per position.
   int64_t boxes_per_cell() const;
 
-  // (boxes_per_cell, 4) around the origin.
+  // (boxes_per_cell, 4) float32 around the origin.
   const at::Tensor& BaseAnchors(int level) const { return base_[static_cast<size_t>(level)]; }
-  // (height * width * boxes_per_cell, 4), ordered by y, x, box. Cached: feature shapes repeat.
-  at::Tensor GridAnchors(int level, int64_t height, int64_t width);
+  // (height * width * boxes_per_cell, 4), ordered by y, x, box. Assignment takes float32 always;
+  // the shifts are added in `type`, so that proposals of a float64 model have no float32 rounding
+  // but the base's. Cached: feature shapes repeat.
+  at::Tensor GridAnchors(int level, int64_t height, int64_t width,
+                         at::ScalarType type = at::kFloat);
 
  private:
   AnchorOptions options_;
   std::vector<at::Tensor> base_;
-  // Per level, by feature shape.
-  std::vector<std::map<std::pair<int64_t, int64_t>, at::Tensor>> cache_;
+  using Shape = std::tuple<int64_t, int64_t, at::ScalarType>;
+  // Per level.
+  std::vector<std::map<Shape, at::Tensor>> cache_;
 };
 
 }  // namespace muster::ops

@@ -7,11 +7,24 @@
 namespace muster::ops {
 namespace {
 
+// (N, 4) and (N), contiguous, in the dtype of the computation.
+struct Boxes {
+  at::Tensor boxes;
+  at::Tensor areas;
+};
+
+// Areas are taken in the boxes' own dtype, as mmdetection takes them: against float64 proposals the
+// float32 ground truth's are float32 numbers.
+Boxes Prepare(const at::Tensor& boxes, at::ScalarType type) {
+  const at::Tensor sides = boxes.slice(1, 2, 4) - boxes.slice(1, 0, 2);
+  return {boxes.to(type).contiguous(),
+          (sides.select(1, 0) * sides.select(1, 1)).to(type).contiguous()};
+}
+
 // One ground truth's IoU with every prior.
 template <typename T>
-void OverlapRow(const Corners<T>& gt, const Corners<T>* priors, const T* areas, int64_t count,
-                T* row) {
-  const T gt_area = Area(gt);
+void OverlapRow(const Corners<T>& gt, T gt_area, const Corners<T>* priors, const T* areas,
+                int64_t count, T* row) {
   for (int64_t i = 0; i < count; ++i) row[i] = IoU(gt, gt_area, priors[i], areas[i]);
 }
 
@@ -30,18 +43,20 @@ std::vector<uint8_t> InsideIgnored(const Corners<T>* priors, const T* areas, int
 }
 
 template <typename T>
-Assignment Assign(const at::Tensor& priors, const at::Tensor& gt, const at::Tensor& ignore,
-                  const AssignerOptions& options) {
+Assignment Assign(const Boxes& priors_and_areas, const Boxes& gt_and_areas,
+                  const at::Tensor& ignore, const AssignerOptions& options) {
+  const at::Tensor& priors = priors_and_areas.boxes;
+  const at::Tensor& gt = gt_and_areas.boxes;
+  const T* areas = priors_and_areas.areas.const_data_ptr<T>();
+  const T* gt_areas = gt_and_areas.areas.const_data_ptr<T>();
   const int64_t count = priors.size(0);
   const int64_t num_gt = gt.size(0);
   const auto* prior = reinterpret_cast<const Corners<T>*>(priors.const_data_ptr<T>());
   const auto* truth = reinterpret_cast<const Corners<T>*>(gt.const_data_ptr<T>());
-  std::vector<T> areas(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) areas[static_cast<size_t>(i)] = Area(prior[i]);
 
   std::vector<uint8_t> ignored;
   if (options.ignore_iof_thr > 0 && ignore.defined() && ignore.size(0) > 0) {
-    ignored = InsideIgnored(prior, areas.data(), count, ignore, static_cast<T>(options.ignore_iof_thr));
+    ignored = InsideIgnored(prior, areas, count, ignore, static_cast<T>(options.ignore_iof_thr));
   }
 
   Assignment result;
@@ -53,7 +68,7 @@ Assignment Assign(const at::Tensor& priors, const at::Tensor& gt, const at::Tens
   std::vector<T> best_of_gt(static_cast<size_t>(num_gt), T{-1});
   std::vector<T> row(static_cast<size_t>(count));
   const auto overlap_row = [&](int64_t g) {
-    OverlapRow(truth[g], prior, areas.data(), count, row.data());
+    OverlapRow(truth[g], gt_areas[g], prior, areas, count, row.data());
     if (ignored.empty()) return;
     for (int64_t i = 0; i < count; ++i) {
       if (ignored[static_cast<size_t>(i)]) row[static_cast<size_t>(i)] = T{-1};
@@ -111,13 +126,11 @@ Assignment AssignMaxIoU(const at::Tensor& priors, const at::Tensor& gt_bboxes,
     none.max_overlaps = at::zeros({priors.size(0)}, priors.options().dtype(type));
     return none;
   }
-  const auto prepared = [type](const at::Tensor& boxes) {
-    return boxes.defined() ? boxes.to(type).contiguous() : boxes;
-  };
+  const at::Tensor ignore =
+      gt_bboxes_ignore.defined() ? gt_bboxes_ignore.to(type).contiguous() : gt_bboxes_ignore;
   Assignment result;
   AT_DISPATCH_FLOATING_TYPES(type, "AssignMaxIoU", [&] {
-    result = Assign<scalar_t>(prepared(priors), prepared(gt_bboxes), prepared(gt_bboxes_ignore),
-                              options);
+    result = Assign<scalar_t>(Prepare(priors, type), Prepare(gt_bboxes, type), ignore, options);
   });
   return result;
 }

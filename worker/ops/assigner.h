@@ -25,14 +25,14 @@ constexpr int64_t kAssignedIgnored = -1;
 struct Assignment {
   // Per prior: kAssignedNegative, kAssignedIgnored, or 1 + the index of its ground truth.
   std::vector<int64_t> gt_index;
-  // Per prior: its largest IoU with a ground truth; 0 without ground truth, -1 where ignored by a crowd
-  // box. The dtype of the computation.
+  // Per prior: its largest IoU with a ground truth; 0 without ground truth, -1 where ignored by a
+  // crowd box. The dtype of the computation.
   at::Tensor max_overlaps;
 };
 
-// priors (N, 4), gt_bboxes (G, 4), gt_bboxes_ignore (K, 4) or undefined; on the CPU. IoUs are computed
-// in the wider of the dtypes of priors and gt_bboxes. Without ground truth every prior is negative, as
-// in mmdetection, whatever the ignored boxes.
+// priors (N, 4), gt_bboxes (G, 4), gt_bboxes_ignore (K, 4) or undefined; on the CPU. IoUs are
+// computed in the wider of the dtypes of priors and gt_bboxes. Without ground truth every prior is
+// negative, as in mmdetection, whatever the ignored boxes.
 Assignment AssignMaxIoU(const at::Tensor& priors, const at::Tensor& gt_bboxes,
                         const at::Tensor& gt_bboxes_ignore, const AssignerOptions& options);
 

@@ -28,9 +28,8 @@ at::Tensor Pairwise(const at::Tensor& a, const at::Tensor& b, bool over_union) {
   AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "Pairwise", [&] {
     using Box = Corners<scalar_t>;
     if (over_union) {
-      FillPairs<scalar_t>(first, second, &result, [](const Box& x, const Box& y) {
-        return IoU(x, Area(x), y, Area(y));
-      });
+      FillPairs<scalar_t>(first, second, &result,
+                          [](const Box& x, const Box& y) { return IoU(x, Area(x), y, Area(y)); });
     } else {
       FillPairs<scalar_t>(first, second, &result,
                           [](const Box& x, const Box& y) { return IoF(x, Area(x), y); });
@@ -50,12 +49,19 @@ at::Tensor PairwiseIoF(const at::Tensor& a, const at::Tensor& b) { return Pairwi
 
 at::Tensor EncodeBoxes(const at::Tensor& priors, const at::Tensor& targets,
                        const std::array<double, 4>& stds) {
-  const at::Tensor prior_centre = (priors.slice(1, 0, 2) + priors.slice(1, 2, 4)) * 0.5;
-  const at::Tensor prior_side = priors.slice(1, 2, 4) - priors.slice(1, 0, 2);
-  const at::Tensor target_centre = (targets.slice(1, 0, 2) + targets.slice(1, 2, 4)) * 0.5;
-  const at::Tensor target_side = targets.slice(1, 2, 4) - targets.slice(1, 0, 2);
-  const at::Tensor deltas = at::cat(
-      {(target_centre - prior_centre) / prior_side, at::log(target_side / prior_side)}, 1);
+  const auto centre = [](const at::Tensor& boxes, int64_t axis) {
+    return (boxes.select(1, axis) + boxes.select(1, axis + 2)) * 0.5;
+  };
+  const auto side = [](const at::Tensor& boxes, int64_t axis) {
+    return boxes.select(1, axis + 2) - boxes.select(1, axis);
+  };
+  const at::Tensor width = side(priors, 0);
+  const at::Tensor height = side(priors, 1);
+  const at::Tensor deltas =
+      at::stack({(centre(targets, 0) - centre(priors, 0)) / width,
+                 (centre(targets, 1) - centre(priors, 1)) / height,
+                 at::log(side(targets, 0) / width), at::log(side(targets, 1) / height)},
+                1);
   return deltas / RowOf(stds, deltas);
 }
 
@@ -63,8 +69,8 @@ at::Tensor DecodeBoxes(const at::Tensor& priors, const at::Tensor& deltas,
                        const std::array<double, 4>& stds, int image_h, int image_w,
                        BoxConvention convention) {
   const int64_t count = priors.size(0);
-  TORCH_CHECK(deltas.dim() == 2 && deltas.size(0) == count && deltas.size(1) % 4 == 0,
-              "deltas ", deltas.sizes(), " do not fit ", count, " priors");
+  TORCH_CHECK(deltas.dim() == 2 && deltas.size(0) == count && deltas.size(1) % 4 == 0, "deltas ",
+              deltas.sizes(), " do not fit ", count, " priors");
   const int64_t per_prior = deltas.size(1) / 4;
   const at::Tensor scaled = deltas.reshape({count, per_prior, 4}) * RowOf(stds, deltas);
   const double limit = std::abs(std::log(16.0 / 1000.0));

@@ -4,8 +4,9 @@
 
 #include <array>
 
-// Boxes are half-open xyxy in absolute pixels everywhere; the inclusive boxes of mmdetection 0.6 are
-// these with (0, 0, 1, 1) added, which makes its formulas equal to mmdetection 3's but for the clip.
+// Boxes are half-open xyxy in absolute pixels everywhere; the inclusive boxes of mmdetection 0.6
+// are these with (0, 0, 1, 1) added, which makes its formulas equal to mmdetection 3's but for the
+// clip.
 namespace muster::ops {
 
 enum class BoxConvention {
@@ -35,8 +36,8 @@ inline T Intersection(const Corners<T>& a, const Corners<T>& b) {
   return width * height;
 }
 
-// Intersection over union, with mmdetection's operations in its order: matching compares IoUs with ==,
-// so one rounding more or less changes which anchors are trained.
+// Intersection over union, with mmdetection's operations in its order: matching compares IoUs with
+// ==, so one rounding more or less changes which anchors are trained.
 template <typename T>
 inline T IoU(const Corners<T>& a, T area_a, const Corners<T>& b, T area_b) {
   const T intersection = Intersection(a, b);
@@ -54,15 +55,15 @@ inline T IoF(const Corners<T>& a, T area_a, const Corners<T>& b) {
 at::Tensor PairwiseIoU(const at::Tensor& a, const at::Tensor& b);
 at::Tensor PairwiseIoF(const at::Tensor& a, const at::Tensor& b);
 
-// What a regression branch predicts: (dx, dy, dw, dh) / stds, where dx, dy are shifts of the centre in
-// units of the prior's sides and dw, dh logarithms of the ratios of the sides (Girshick 2014).
+// What a regression branch predicts: (dx, dy, dw, dh) / stds, where dx, dy are shifts of the centre
+// in units of the prior's sides and dw, dh logarithms of the ratios of the sides (Girshick 2014).
 // priors, targets (N, 4) -> (N, 4); the wider of the two dtypes.
 at::Tensor EncodeBoxes(const at::Tensor& priors, const at::Tensor& targets,
                        const std::array<double, 4>& stds);
 
-// The inverse: priors (N, 4), deltas (N, 4 K) -> (N, 4 K). |dw|, |dh| are limited to |log(16 / 1000)|.
-// Boxes are clipped to the image: x to [0, image_w], y to [0, image_h] (kMmdet3), or as inclusive boxes
-// are to [0, side - 1], so that x1 is in [0, side - 1] and x2 in [1, side] (kSeed).
+// The inverse: priors (N, 4), deltas (N, 4 K) -> (N, 4 K). |dw|, |dh| are limited to |log(16 /
+// 1000)|. Boxes are clipped to the image: x to [0, image_w], y to [0, image_h] (kMmdet3), or as
+// inclusive boxes are to [0, side - 1], so that x1 is in [0, side - 1] and x2 in [1, side] (kSeed).
 at::Tensor DecodeBoxes(const at::Tensor& priors, const at::Tensor& deltas,
                        const std::array<double, 4>& stds, int image_h, int image_w,
                        BoxConvention convention);

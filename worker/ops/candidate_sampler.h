@@ -22,7 +22,8 @@ struct Sampled {
   std::vector<int64_t> negative;
 };
 
-// Draws from an Assignment's gt_index. `stage` ("rpn", "rcnn") keeps the draws of the two stages apart.
+// Draws from an Assignment's gt_index. `stage` ("rpn", "rcnn") keeps the draws of the two stages
+// apart.
 Sampled SampleCandidates(const std::vector<int64_t>& gt_index,
                          const CandidateSamplerOptions& options, IndexSampler& sampler,
                          int64_t sample_id, const std::string& stage);

@@ -4,12 +4,13 @@
 
 #include "worker/ops/roi_align_arithmetic.h"
 
-// The CUDA side of RoIAlign and NMS, as a table of functions on raw device pointers: a plugin library
-// that links CUDA fills it in at run time, so that a CPU node needs none. No torch here.
+// The CUDA side of RoIAlign and NMS, as a table of functions on raw device pointers: a plugin
+// library that links CUDA fills it in at run time, so that a CPU node needs none. No torch here.
 namespace muster::ops {
 
-// T is float or double. Pointers are device memory, contiguous; `stream` is a cudaStream_t. Functions
-// queue their work and return; a launch that fails returns its text (static storage), else nullptr.
+// T is float or double. Pointers are device memory, contiguous; `stream` is a cudaStream_t.
+// Functions queue their work and return; a launch that fails returns its text (static storage),
+// else nullptr.
 template <typename T>
 struct CudaKernelsOf {
   // For every region r with levels[r] == level: output[r] (channels, pooled, pooled) from
@@ -26,8 +27,7 @@ struct CudaKernelsOf {
                                     void* stream);
   // boxes (count, 4), best score first. Sets bit j % 64 of mask[i * words + j / 64], words =
   // ceil(count / 64), for every j > i that box i suppresses, and clears all others.
-  const char* (*nms_mask)(const T* boxes, int64_t count, T threshold, uint64_t* mask,
-                          void* stream);
+  const char* (*nms_mask)(const T* boxes, int64_t count, T threshold, uint64_t* mask, void* stream);
 };
 
 struct CudaKernels {

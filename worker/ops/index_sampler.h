@@ -16,8 +16,8 @@ class IndexSampler {
                                       std::string_view purpose) = 0;
 };
 
-// Uniform without replacement; a function of (seed, epoch, sample, purpose) alone, so the same on any
-// rank, in any order, and after a resume.
+// Uniform without replacement; a function of (seed, epoch, sample, purpose) alone, so the same on
+// any rank, in any order, and after a resume.
 class RandomIndexSampler : public IndexSampler {
  public:
   RandomIndexSampler(uint64_t seed, uint64_t epoch) : seed_(seed), epoch_(epoch) {}

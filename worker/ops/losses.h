@@ -6,8 +6,8 @@ namespace muster::ops {
 
 enum class RegressionLoss { kL1, kSmoothL1 };
 
-// Sums over all elements; differentiable in the first argument; 0 with a zero gradient where there are
-// no elements. Divide by AverageFactor, as mmdetection's `avg_factor` does.
+// Sums over all elements; differentiable in the first argument; 0 with a zero gradient where there
+// are no elements. Divide by AverageFactor, as mmdetection's `avg_factor` does.
 
 // logits and targets (0 or 1) of one shape.
 at::Tensor BinaryCrossEntropySum(const at::Tensor& logits, const at::Tensor& targets);

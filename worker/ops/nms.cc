@@ -1,8 +1,6 @@
 #include "worker/ops/nms.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <numeric>
 #include <tuple>
 #include <vector>
@@ -57,18 +55,18 @@ at::Tensor FromIndices(const std::vector<int64_t>& indices) {
 }
 
 at::Tensor NmsOnCuda(const at::Tensor& boxes, const at::Tensor& scores, double iou_threshold) {
-  const at::Tensor order = StableTopK(scores, -1);
+  const at::Tensor order = DescendingOrder(scores);
   const at::Tensor sorted = boxes.index_select(0, order).contiguous();
   const int64_t count = sorted.size(0);
   const int64_t words = (count + 63) / 64;
   const at::Tensor mask = at::empty({count, words}, order.options());
   AT_DISPATCH_FLOATING_TYPES(boxes.scalar_type(), "Nms", [&] {
     const CudaKernels& kernels = RequireCudaKernels();
-    CheckLaunch("nms", CudaKernelsFor<scalar_t>(kernels).nms_mask(
-                           sorted.const_data_ptr<scalar_t>(), count,
-                           static_cast<scalar_t>(iou_threshold),
-                           reinterpret_cast<uint64_t*>(mask.mutable_data_ptr<int64_t>()),
-                           kernels.current_stream(boxes.device().index())));
+    CheckLaunch("nms",
+                CudaKernelsFor<scalar_t>(kernels).nms_mask(
+                    sorted.const_data_ptr<scalar_t>(), count, static_cast<scalar_t>(iou_threshold),
+                    reinterpret_cast<uint64_t*>(mask.mutable_data_ptr<int64_t>()),
+                    kernels.current_stream(boxes.device().index())));
   });
   const at::Tensor host = mask.cpu();
   const int64_t* bits = host.const_data_ptr<int64_t>();
@@ -98,7 +96,7 @@ at::Tensor Nms(const at::Tensor& boxes, const at::Tensor& scores, double iou_thr
   if (boxes.size(0) == 0) return at::empty({0}, boxes.options().dtype(at::kLong));
   if (!boxes.device().is_cpu()) return NmsOnCuda(boxes, scores, iou_threshold);
   const at::Tensor corners = boxes.contiguous();
-  const at::Tensor order = StableTopK(scores, -1);
+  const at::Tensor order = DescendingOrder(scores);
   const int64_t* indices = order.const_data_ptr<int64_t>();
   std::vector<int64_t> kept;
   AT_DISPATCH_FLOATING_TYPES(boxes.scalar_type(), "Nms", [&] {
@@ -120,17 +118,17 @@ at::Tensor BatchedNms(const at::Tensor& boxes, const at::Tensor& scores, const a
   if (!boxes.device().is_cpu()) return NmsOnCuda(shifted, scores, iou_threshold);
 
   // Shifted groups never overlap, so each is treated by itself: the same result in less work.
-  const at::Tensor order = StableTopK(scores, -1);
+  const at::Tensor order = DescendingOrder(scores);
   const at::Tensor group_of = groups.contiguous();
   const int64_t* rank = order.const_data_ptr<int64_t>();
   const int64_t* group = group_of.const_data_ptr<int64_t>();
   std::vector<int64_t> position(static_cast<size_t>(order.size(0)));
   std::iota(position.begin(), position.end(), int64_t{0});
-  std::stable_sort(position.begin(), position.end(), [&](int64_t a, int64_t b) {
-    return group[rank[a]] < group[rank[b]];
-  });
+  std::stable_sort(position.begin(), position.end(),
+                   [&](int64_t a, int64_t b) { return group[rank[a]] < group[rank[b]]; });
   std::vector<int64_t> place(position.size());
-  for (size_t i = 0; i < place.size(); ++i) place[static_cast<size_t>(rank[i])] = static_cast<int64_t>(i);
+  for (size_t i = 0; i < place.size(); ++i)
+    place[static_cast<size_t>(rank[i])] = static_cast<int64_t>(i);
   std::vector<int64_t> kept;
   AT_DISPATCH_FLOATING_TYPES(boxes.scalar_type(), "BatchedNms", [&] {
     std::vector<int64_t> members;
@@ -152,35 +150,8 @@ at::Tensor BatchedNms(const at::Tensor& boxes, const at::Tensor& scores, const a
   return FromIndices(kept);
 }
 
-at::Tensor StableTopK(const at::Tensor& scores, int64_t count) {
-  const int64_t total = scores.size(0);
-  const int64_t wanted = count < 0 ? total : std::min(count, total);
-  if (!scores.device().is_cpu()) {
-    const at::Tensor order = std::get<1>(at::sort(scores, /*stable=*/true, 0, /*descending=*/true));
-    return order.slice(0, 0, wanted);
-  }
-  const at::Tensor values = scores.contiguous();
-  at::Tensor result = at::empty({wanted}, at::kLong);
-  AT_DISPATCH_FLOATING_TYPES(scores.scalar_type(), "StableTopK", [&] {
-    // NaN sorts first, as in torch; left in, it would break the order that std::sort relies on.
-    std::vector<scalar_t> value(values.const_data_ptr<scalar_t>(),
-                                values.const_data_ptr<scalar_t>() + total);
-    for (scalar_t& v : value) {
-      if (std::isnan(v)) v = std::numeric_limits<scalar_t>::infinity();
-    }
-    std::vector<int64_t> order(static_cast<size_t>(total));
-    std::iota(order.begin(), order.end(), int64_t{0});
-    const auto before = [&value](int64_t a, int64_t b) {
-      const scalar_t x = value[static_cast<size_t>(a)];
-      const scalar_t y = value[static_cast<size_t>(b)];
-      return x != y ? x > y : a < b;
-    };
-    const auto end = order.begin() + wanted;
-    if (wanted < total) std::nth_element(order.begin(), end, order.end(), before);
-    std::sort(order.begin(), end, before);
-    std::copy(order.begin(), end, result.mutable_data_ptr<int64_t>());
-  });
-  return result;
+at::Tensor DescendingOrder(const at::Tensor& scores) {
+  return std::get<1>(at::sort(scores, /*stable=*/true, 0, /*descending=*/true));
 }
 
 }  // namespace muster::ops

@@ -18,8 +18,8 @@ MUSTER_HOST_DEVICE inline NmsBox<T> MakeNmsBox(const T* corners) {
           (corners[2] - corners[0]) * (corners[3] - corners[1])};
 }
 
-// True when the two overlap by more than the threshold: intersection / union > threshold. Boxes without
-// area do not overlap (0 / 0 is not greater).
+// True when the two overlap by more than the threshold: intersection / union > threshold. Boxes
+// without area do not overlap (0 / 0 is not greater).
 template <typename T>
 MUSTER_HOST_DEVICE inline bool Suppresses(const NmsBox<T>& a, const NmsBox<T>& b, T threshold) {
   const T left = a.x1 > b.x1 ? a.x1 : b.x1;

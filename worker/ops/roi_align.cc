@@ -26,17 +26,16 @@ struct ChannelsLastMap {
   int64_t channels;
 };
 
-// Calls visit(offset of the tap's channels in the map, weight) for each tap of each point of the bin.
+// Calls visit(offset of the tap's channels in the map, weight) for each tap of each point of the
+// bin.
 template <typename T, typename Visit>
 inline void VisitBin(const RoiGrid<T>& grid, int bin_y, int bin_x, const ChannelsLastMap& map,
                      int64_t image, Visit visit) {
   const int64_t plane = image * map.height * map.width;
   for (int point_y = 0; point_y < grid.points_y; ++point_y) {
-    const T y =
-        SamplingCoordinate(grid.start_y, grid.bin_height, bin_y, point_y, grid.points_y);
+    const T y = SamplingCoordinate(grid.start_y, grid.bin_height, bin_y, point_y, grid.points_y);
     for (int point_x = 0; point_x < grid.points_x; ++point_x) {
-      const T x =
-          SamplingCoordinate(grid.start_x, grid.bin_width, bin_x, point_x, grid.points_x);
+      const T x = SamplingCoordinate(grid.start_x, grid.bin_width, bin_x, point_x, grid.points_x);
       const BilinearTaps<T> taps = MakeBilinearTaps(y, x, map.height, map.width);
       if (taps.inside) visit(taps, plane);
     }
@@ -124,8 +123,7 @@ int64_t BinsOf(const RoiAlignParameters& parameters) {
 }
 
 template <typename T>
-void ForwardOnCpu(const std::vector<at::Tensor>& features, const Regions& regions,
-                  at::Tensor* output) {
+void ForwardOnCpu(at::TensorList features, const Regions& regions, at::Tensor* output) {
   std::vector<at::Tensor> maps;
   for (const at::Tensor& f : features) maps.push_back(f.permute({0, 2, 3, 1}).contiguous());
   const T* rois = regions.rois.const_data_ptr<T>();
@@ -163,8 +161,7 @@ void BackwardOnCpu(const at::Tensor& grad_output, const Regions& regions,
 }
 
 template <typename T>
-void ForwardOnCuda(const std::vector<at::Tensor>& features, const Regions& regions,
-                   at::Tensor* output) {
+void ForwardOnCuda(at::TensorList features, const Regions& regions, at::Tensor* output) {
   const CudaKernels& kernels = RequireCudaKernels();
   void* stream = kernels.current_stream(output->device().index());
   for (size_t level = 0; level < features.size(); ++level) {
@@ -197,10 +194,11 @@ void BackwardOnCuda(const at::Tensor& grad_output, const Regions& regions,
   }
 }
 
+// `features` is a TensorList because autograd does not look into other containers.
 class RoiAlignFunction : public torch::autograd::Function<RoiAlignFunction> {
  public:
-  static at::Tensor forward(torch::autograd::AutogradContext* ctx,
-                            const std::vector<at::Tensor>& features, const Regions& regions) {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, at::TensorList features,
+                            const Regions& regions) {
     const int64_t pooled = regions.parameters.pooled_size;
     at::Tensor output = at::empty({regions.rois.size(0), features[0].size(1), pooled, pooled},
                                   features[0].options());
@@ -212,14 +210,15 @@ class RoiAlignFunction : public torch::autograd::Function<RoiAlignFunction> {
       }
     });
     std::vector<int64_t> shapes;
-    for (const at::Tensor& f : features) shapes.insert(shapes.end(), f.sizes().begin(), f.sizes().end());
+    for (const at::Tensor& f : features)
+      shapes.insert(shapes.end(), f.sizes().begin(), f.sizes().end());
     const RoiAlignParameters& p = regions.parameters;
     ctx->save_for_backward({regions.rois, regions.levels});
     ctx->saved_data["shapes"] = shapes;
     ctx->saved_data["spatial_scales"] = regions.spatial_scales;
-    ctx->saved_data["parameters"] = std::vector<double>{
-        static_cast<double>(p.pooled_size), static_cast<double>(p.sampling_ratio), p.offset,
-        p.minimum_size};
+    ctx->saved_data["parameters"] =
+        std::vector<double>{static_cast<double>(p.pooled_size),
+                            static_cast<double>(p.sampling_ratio), p.offset, p.minimum_size};
     return output;
   }
 
@@ -227,7 +226,9 @@ class RoiAlignFunction : public torch::autograd::Function<RoiAlignFunction> {
                                                  torch::autograd::variable_list grad_outputs) {
     const auto saved = ctx->get_saved_variables();
     const std::vector<double> p = ctx->saved_data["parameters"].toDoubleVector();
-    const Regions regions{saved[0], saved[1], ctx->saved_data["spatial_scales"].toDoubleVector(),
+    const Regions regions{saved[0],
+                          saved[1],
+                          ctx->saved_data["spatial_scales"].toDoubleVector(),
                           {static_cast<int>(p[0]), static_cast<int>(p[1]), p[2], p[3]}};
     const std::vector<int64_t> shapes = ctx->saved_data["shapes"].toIntVector();
     const at::Tensor grad_output = grad_outputs[0].contiguous();
@@ -268,20 +269,21 @@ at::Tensor RoiAlign(const std::vector<at::Tensor>& features, const at::Tensor& r
                     const RoiAlignParameters& parameters) {
   TORCH_CHECK(!features.empty() && features.size() == spatial_scales.size(),
               "RoiAlign needs one spatial scale a feature map");
-  TORCH_CHECK(rois.dim() == 2 && rois.size(1) == 5 && levels.dim() == 1 &&
-                  levels.size(0) == rois.size(0),
-              "rois must be (R, 5) and levels (R), not ", rois.sizes(), " and ", levels.sizes());
+  TORCH_CHECK(
+      rois.dim() == 2 && rois.size(1) == 5 && levels.dim() == 1 && levels.size(0) == rois.size(0),
+      "rois must be (R, 5) and levels (R), not ", rois.sizes(), " and ", levels.sizes());
   for (const at::Tensor& f : features) {
     TORCH_CHECK(f.dim() == 4 && f.size(1) == features[0].size(1) &&
                     f.scalar_type() == rois.scalar_type() && f.device() == rois.device(),
                 "feature maps must be (N, C, H, W) of one C and of the rois' dtype and device");
   }
-  TORCH_CHECK(levels.numel() == 0 ||
-                  (levels.min().item<int64_t>() >= 0 &&
-                   levels.max().item<int64_t>() < static_cast<int64_t>(features.size())),
-              "a region's level is outside 0 .. ", features.size() - 1);
+  TORCH_CHECK(
+      levels.numel() == 0 || (levels.min().item<int64_t>() >= 0 &&
+                              levels.max().item<int64_t>() < static_cast<int64_t>(features.size())),
+      "a region's level is outside 0 .. ", features.size() - 1);
   return RoiAlignFunction::apply(
-      features, Regions{rois.contiguous(), levels.contiguous(), spatial_scales, parameters});
+      at::TensorList(features),
+      Regions{rois.contiguous(), levels.contiguous(), spatial_scales, parameters});
 }
 
 at::Tensor RoiLevels(const at::Tensor& rois, int64_t num_levels) {

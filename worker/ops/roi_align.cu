@@ -45,8 +45,8 @@ __global__ void ForwardKernel(const T* features, int64_t channels, int height, i
 template <typename T>
 __global__ void BackwardKernel(const T* grad_output, int64_t channels, int height, int width,
                                const T* rois, const int64_t* levels, int64_t level,
-                               int64_t num_elements, T spatial_scale,
-                               RoiAlignParameters parameters, T* grad_features) {
+                               int64_t num_elements, T spatial_scale, RoiAlignParameters parameters,
+                               T* grad_features) {
   const int64_t pooled = parameters.pooled_size;
   const int64_t plane = static_cast<int64_t>(height) * width;
   for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < num_elements;

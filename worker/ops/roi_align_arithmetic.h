@@ -72,8 +72,8 @@ MUSTER_HOST_DEVICE inline int PointsPerBin(const RoiGrid<T>& grid) {
   return points < 1 ? 1 : points;
 }
 
-// The four cells around a point: index = y * width + x within one channel's plane. A point more than
-// one cell outside the map has inside = false and counts as 0.
+// The four cells around a point: index = y * width + x within one channel's plane. A point more
+// than one cell outside the map has inside = false and counts as 0.
 template <typename T>
 struct BilinearTaps {
   bool inside;
@@ -85,8 +85,8 @@ template <typename T>
 MUSTER_HOST_DEVICE inline BilinearTaps<T> MakeBilinearTaps(T y, T x, int height, int width) {
   BilinearTaps<T> taps;
   // So written that NaN is outside.
-  taps.inside = y >= static_cast<T>(-1) && y <= static_cast<T>(height) &&
-                x >= static_cast<T>(-1) && x <= static_cast<T>(width);
+  taps.inside = y >= static_cast<T>(-1) && y <= static_cast<T>(height) && x >= static_cast<T>(-1) &&
+                x <= static_cast<T>(width);
   if (!taps.inside) return taps;
   if (y <= 0) y = 0;
   if (x <= 0) x = 0;

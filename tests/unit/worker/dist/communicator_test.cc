@@ -130,9 +130,9 @@ absl::StatusOr<RankEnvironment> Read(const Variables& variables) {
   });
 }
 
-const Variables kSecondOfFour = {{"RANK", "2"},       {"WORLD_SIZE", "4"},
-                                 {"LOCAL_RANK", "0"}, {"LOCAL_WORLD_SIZE", "2"},
-                                 {"NODE_RANK", "1"},  {"MASTER_ADDR", "10.0.0.4"},
+const Variables kSecondOfFour = {{"RANK", "2"},           {"WORLD_SIZE", "4"},
+                                 {"LOCAL_RANK", "0"},     {"LOCAL_WORLD_SIZE", "2"},
+                                 {"NODE_RANK", "1"},      {"MASTER_ADDR", "10.0.0.4"},
                                  {"MASTER_PORT", "29500"}};
 
 TEST(ReadRankEnvironment, ReadsEveryVariable) {

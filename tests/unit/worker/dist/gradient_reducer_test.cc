@@ -17,10 +17,9 @@ constexpr double kRate = 0.05;
 struct Network {
   Network() {
     auto generator = at::detail::createCPUGenerator(7);
-    for (const auto& shape : std::vector<std::vector<int64_t>>{
-             {4, 16}, {16}, {16, 300}, {300}, {300, 8}, {8}}) {
-      parameters.push_back(
-          (at::randn(shape, generator, at::kDouble) * 0.3).requires_grad_());
+    for (const auto& shape :
+         std::vector<std::vector<int64_t>>{{4, 16}, {16}, {16, 300}, {300}, {300, 8}, {8}}) {
+      parameters.push_back((at::randn(shape, generator, at::kDouble) * 0.3).requires_grad_());
     }
   }
   at::Tensor Forward(at::Tensor x) const {

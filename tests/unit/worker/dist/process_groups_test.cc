@@ -42,8 +42,9 @@ struct Listener {
   uint16_t port = 0;
 };
 
-// Runs `body` in `ranks` forked processes that find each other through the environment that a worker
-// sets; returns their exit codes (128 + signal for a killed one). A failed expectation is code 1.
+// Runs `body` in `ranks` forked processes that find each other through the environment that a
+// worker sets; returns their exit codes (128 + signal for a killed one). A failed expectation is
+// code 1.
 std::vector<int> RunProcesses(int ranks, absl::Duration timeout,
                               const std::function<void(ProcessGroups&)>& body) {
   const Listener listener;
@@ -103,8 +104,8 @@ TEST(ProcessGroups, ProcessesTrainTogetherOverAnInheritedSocket) {
     at::Tensor mean = at::zeros({2}, at::kDouble), variance = at::ones({2}, at::kDouble);
     for (int step = 0; step < 3; ++step) {
       reducer.BeginStep();
-      const auto y = model::SyncBatchNorm({{x, weight, bias, mean, variance}},
-                                          groups.sync_batch_norm());
+      const auto y =
+          model::SyncBatchNorm({{x, weight, bias, mean, variance}}, groups.sync_batch_norm());
       reducer.Backward(y[0].pow(3).sum() * groups.size());
     }
     // Three steps' gradients have added up; one process over the whole batch gives the same.

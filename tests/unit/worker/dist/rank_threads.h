@@ -1,12 +1,12 @@
 #pragma once
 
-#include <torch/csrc/distributed/c10d/HashStore.hpp>
-
 #include <exception>
 #include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
+
+#include <torch/csrc/distributed/c10d/HashStore.hpp>
 
 #include "worker/dist/process_groups.h"
 

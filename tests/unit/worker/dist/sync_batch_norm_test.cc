@@ -35,7 +35,8 @@ at::Tensor Random(at::IntArrayRef shape, uint64_t seed) {
   return at::randn(shape, generator, at::kDouble);
 }
 
-// Ranks differ in images, height and width, and also in mean and scale, as image sizes do in practice.
+// Ranks differ in images, height and width, and also in mean and scale, as image sizes do in
+// practice.
 Case MakeCase(int ranks, int64_t channels, uint64_t seed, bool last_is_empty = false) {
   const std::vector<std::vector<int64_t>> sizes = {{2, 7, 5}, {1, 3, 4}, {3, 9, 8}, {1, 1, 2}};
   Case c;
@@ -88,8 +89,8 @@ Outcome Reference(const Case& c) {
   outcome.bias_gradient = bias.grad();
   const double n = static_cast<double>(begin);
   outcome.running_mean = c.running_mean * (1 - kMomentum) + mean.detach().squeeze(1) * kMomentum;
-  outcome.running_var = c.running_var * (1 - kMomentum) +
-                        variance.detach().squeeze(1) * (n / (n - 1)) * kMomentum;
+  outcome.running_var =
+      c.running_var * (1 - kMomentum) + variance.detach().squeeze(1) * (n / (n - 1)) * kMomentum;
   return outcome;
 }
 
@@ -169,8 +170,8 @@ double WorstError(const Case& c, const Outcome& want, const std::vector<RankResu
   return std::max(worst, RelativeError(bias_gradient, want.bias_gradient));
 }
 
-// The two directions that a batch normalisation's input gradient cannot point in, relative to the size
-// of the gradient: |sum dx| and |sum dx * xhat| over all ranks.
+// The two directions that a batch normalisation's input gradient cannot point in, relative to the
+// size of the gradient: |sum dx| and |sum dx * xhat| over all ranks.
 double Residual(const Case& c, const std::vector<at::Tensor>& dx) {
   const at::Tensor x = Union(c.x);
   const at::Tensor gradient = Union(dx);
@@ -317,8 +318,13 @@ TEST(SyncBatchNorm, AnOutputThatIsNotUsedHasNoGradient) {
   const Case c = MakeCase(1, 3, 1400);
   std::vector<SyncBatchNormInput> layers(2);
   for (SyncBatchNormInput& layer : layers) {
-    layer = {c.x[0].clone().requires_grad_(), c.weight.clone().requires_grad_(),
-             c.bias.clone().requires_grad_(), {}, {}, kMomentum, kEps};
+    layer = {c.x[0].clone().requires_grad_(),
+             c.weight.clone().requires_grad_(),
+             c.bias.clone().requires_grad_(),
+             {},
+             {},
+             kMomentum,
+             kEps};
   }
   SyncBatchNorm(layers, nullptr)[0].square().sum().backward();
   EXPECT_GT(layers[0].x.grad().abs().max().item<double>(), 0);
@@ -333,9 +339,9 @@ TEST(SyncBatchNorm, RefusesShapesThatDoNotFit) {
   EXPECT_THROW(SyncBatchNorm({{x, three, three.to(at::kDouble), {}, {}}}, nullptr), c10::Error);
 }
 
-// The two known wrong ways, to show that the checks above would notice them. Forward: each rank's mean
-// and variance count the same, whatever its size. Backward: as NVIDIA apex did until 2020, the mean over
-// the ranks of each rank's own mean.
+// The two known wrong ways, to show that the checks above would notice them. Forward: each rank's
+// mean and variance count the same, whatever its size. Backward: as NVIDIA apex did until 2020, the
+// mean over the ranks of each rank's own mean.
 enum class Weighting { kCount, kMeanOfMeans };
 
 Outcome WithWeightings(const Case& c, Weighting forward, Weighting backward) {
@@ -368,8 +374,8 @@ Outcome WithWeightings(const Case& c, Weighting forward, Weighting backward) {
       return t.reshape({like.size(1), like.size(0), like.size(2), like.size(3)}).transpose(0, 1);
     };
     outcome.y.push_back(restore(xhat * c.weight.unsqueeze(1) + c.bias.unsqueeze(1)));
-    outcome.dx.push_back(restore(c.weight.unsqueeze(1) * inverse_std *
-                                 (dy[r] - mean_dy - xhat * mean_product)));
+    outcome.dx.push_back(
+        restore(c.weight.unsqueeze(1) * inverse_std * (dy[r] - mean_dy - xhat * mean_product)));
   }
   return outcome;
 }

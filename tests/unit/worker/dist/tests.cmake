@@ -8,3 +8,4 @@ if(MUSTER_WITH_CUDA)
 endif()
 target_compile_definitions(unit.worker.dist.cuda_plugin_test PRIVATE
   MUSTER_TEST_WITH_CUDA=$<BOOL:${MUSTER_WITH_CUDA}>)
+muster_test(SRC unit/worker/dist/link_canary_test.cc LABELS unit DEPS muster::proto muster::proto_grpc TORCH)
