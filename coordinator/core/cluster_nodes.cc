@@ -143,7 +143,15 @@ void ClusterState::ApplyStatus(NodeEntry* node, const AllocationStatus& status, 
         job->job().generation() == status.generation() && job->AllocationOn(name).has_value()) {
       node->refuses = true;
     }
-    Drive(job, step, [&](JobOutput* out) { taken = job->Report(name, status, step->now, out); });
+    Drive(job, step, [&](JobOutput* out) {
+      if (status.has_progress()) {
+        v1::JobProgress progress;
+        progress.set_generation(status.generation());
+        *progress.mutable_progress() = status.progress();
+        job->ReportProgress(name, progress, options_.progress_persist_interval, step->now, out);
+      }
+      taken = job->Report(name, status, step->now, out);
+    });
   }
   const std::pair<std::string, int64_t> key(status.job(), status.generation());
   if (taken || !HasProcesses(status.phase())) {

@@ -89,11 +89,14 @@ TEST_F(ClusterTest, TrainsOnTwoWorkersAndLeavesItsOutput) {
   LocalCluster cluster(Options());
   ASSERT_TRUE(cluster.WaitForNodes(2, absl::Seconds(30)));
   const std::string name = Submit(cluster, 2, {"--label", "team=test"});
+  const v1::Job running = cluster.WaitForJob(
+      name, [](const v1::Job& now) { return IsPast(now, 1); }, kJobTimeout);
+  ASSERT_EQ(running.ranks_size(), 2) << running.DebugString();
+  EXPECT_NE(running.ranks(0).node(), running.ranks(1).node());
+  EXPECT_THAT(running.master(), ::testing::StartsWith("127.0.0.1:"));
   const v1::Job job = cluster.WaitForJob(
       name, [](const v1::Job&) { return false; }, kJobTimeout);
   ExpectFinished(job, 2);
-  ASSERT_EQ(job.ranks_size(), 2);
-  EXPECT_NE(job.ranks(0).node(), job.ranks(1).node());
   EXPECT_GT(job.progress().losses().at("loss"), 0);
   EXPECT_EQ(job.labels().at("team"), "test");
   EXPECT_TRUE(cluster.AllTrainers().empty());

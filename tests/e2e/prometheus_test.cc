@@ -1,8 +1,11 @@
 // A real Prometheus that knows nothing but the coordinator's discovery address finds a real job's
 // metrics.
+#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <httplib.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -23,10 +26,16 @@ using testing::LocalCluster;
 
 // A port that was free a moment ago: Prometheus cannot take port 0 and tell which one it got.
 int FreePort() {
-  httplib::Server server;
-  const int port = server.bind_to_any_port("127.0.0.1");
-  server.stop();
-  return port;
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  auto* generic = reinterpret_cast<sockaddr*>(&address);
+  if (bind(fd, generic, size) != 0 || getsockname(fd, generic, &size) != 0)
+    ADD_FAILURE() << "no free port";
+  close(fd);
+  return ntohs(address.sin_port);
 }
 
 class PrometheusClient {
@@ -39,7 +48,7 @@ class PrometheusClient {
   }
   nlohmann::json Query(const std::string& expression) {
     const auto response =
-        client_.Get("/api/v1/query?query=" + httplib::detail::encode_url(expression));
+        client_.Get("/api/v1/query", httplib::Params{{"query", expression}}, httplib::Headers{});
     if (!response || response->status != 200) return nlohmann::json::array();
     return nlohmann::json::parse(response->body)["data"]["result"];
   }

@@ -231,6 +231,7 @@ absl::StatusOr<bool> AllocationManager::OnReport(const internal::TrainerReport& 
                                             " generation ", report.generation(),
                                             " does not run on node ", context_.node));
   }
+  if (report.has_step() && report.rank() == 0) held->OnProgress(report.step().progress());
   if (report.has_joined()) held->OnJoined(report.rank());
   if (report.has_failure()) held->OnTrainerFailure(report.rank(), report.failure().message());
   Publish();

@@ -246,6 +246,10 @@ void LocalAllocation::Kill() {
   for (auto& [rank, process] : running_) process->Signal(SIGKILL);
 }
 
+void LocalAllocation::OnProgress(const v1::TrainProgress& progress) {
+  *status_.mutable_progress() = progress;
+}
+
 void LocalAllocation::OnJoined(int rank) {
   joined_.insert(rank);
   if (status_.phase() == Phase::PHASE_STARTING &&

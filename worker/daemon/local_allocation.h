@@ -24,7 +24,8 @@ struct AllocationContext {
   // The worker's --name.
   std::string node;
   std::filesystem::path trainer;
-  // CPU threads of one rank; 0: cores / slots, where the slots of other workers on this machine count.
+  // CPU threads of one rank; 0: cores / slots, where the slots of other workers on this machine
+  // count.
   int threads_per_rank = 0;
   int cores = 1;
   std::filesystem::path trainer_socket;
@@ -63,6 +64,8 @@ class LocalAllocation {
   void Stop();
   void Kill();
 
+  // Of rank 0; told with the status from the next change of phase on.
+  void OnProgress(const v1::TrainProgress& progress);
   void OnJoined(int rank);
   // The trainer's own words for the failure that its exit will show.
   void OnTrainerFailure(int rank, const std::string& message);

@@ -11,10 +11,10 @@ namespace {
 static_assert(sizeof(data::Box) == 4 * sizeof(float));
 
 at::Tensor ImagesOf(const std::shared_ptr<data::Batch>& batch, at::Device device) {
-  return torch::from_blob(batch->data(),
-                          {batch->images(), data::Batch::channels(), batch->height(),
-                           batch->width()},
-                          [batch](void*) {}, at::kFloat)
+  return torch::from_blob(
+             batch->data(),
+             {batch->images(), data::Batch::channels(), batch->height(), batch->width()},
+             [batch](void*) {}, at::kFloat)
       .to(device);
 }
 

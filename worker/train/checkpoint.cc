@@ -40,7 +40,8 @@ void AppendStateDict(const torch::nn::Module& module, const std::string& prefix,
 }
 
 at::Tensor CopyToCpu(const at::Tensor& tensor) {
-  return tensor.detach().to(at::kCPU, tensor.scalar_type(), /*non_blocking=*/false, /*copy=*/true)
+  return tensor.detach()
+      .to(at::kCPU, tensor.scalar_type(), /*non_blocking=*/false, /*copy=*/true)
       .contiguous();
 }
 
@@ -82,9 +83,9 @@ absl::StatusOr<NamedTensors> TensorsOf(const Value& dict, const std::string& nam
     const std::string* key = entries[i].text();
     const at::Tensor* tensor = entries[i + 1].tensor();
     if (key == nullptr || tensor == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          name, ": the state_dict's entry ", key == nullptr ? "without a name" : *key,
-          " is no tensor"));
+      return absl::InvalidArgumentError(absl::StrCat(name, ": the state_dict's entry ",
+                                                     key == nullptr ? "without a name" : *key,
+                                                     " is no tensor"));
     }
     tensors.emplace_back(std::string(absl::StripPrefix(*key, "module.")), *tensor);
   }
@@ -232,8 +233,8 @@ absl::StatusOr<Snapshot> FromValue(const Value& value, const std::string& name) 
   for (size_t i = 0; i + 1 < entries.size(); i += 2) {
     const int64_t index = entries[i].integer().value_or(-1);
     const Value* buffer = entries[i + 1].Find("momentum_buffer");
-    if (index < 0 || index >= static_cast<int64_t>(snapshot.momentum.size()) ||
-        buffer == nullptr || buffer->tensor() == nullptr) {
+    if (index < 0 || index >= static_cast<int64_t>(snapshot.momentum.size()) || buffer == nullptr ||
+        buffer->tensor() == nullptr) {
       return bad("its optimizer state is not understood");
     }
     snapshot.momentum[static_cast<size_t>(index)] = *buffer->tensor();
@@ -254,8 +255,8 @@ absl::Status LoadStateDict(const NamedTensors& tensors, const std::string& name,
     if (found == given.end()) {
       differences.push_back(absl::StrCat(key, " is missing"));
     } else if (found->second.sizes() != tensor.sizes()) {
-      differences.push_back(absl::StrCat(key, " is ", Shape(found->second), ", not ",
-                                         Shape(tensor)));
+      differences.push_back(
+          absl::StrCat(key, " is ", Shape(found->second), ", not ", Shape(tensor)));
     }
     if (found != given.end()) given.erase(found);
   }
@@ -264,8 +265,8 @@ absl::Status LoadStateDict(const NamedTensors& tensors, const std::string& name,
     const size_t count = differences.size();
     if (count > 10) differences.resize(10);
     return absl::InvalidArgumentError(absl::StrCat(
-        name, " does not fit the model in ", count, " of its tensors: ",
-        absl::StrJoin(differences, "; "), count > 10 ? "; ..." : ""));
+        name, " does not fit the model in ", count,
+        " of its tensors: ", absl::StrJoin(differences, "; "), count > 10 ? "; ..." : ""));
   }
   const std::map<std::string, at::Tensor> by_name(tensors.begin(), tensors.end());
   const at::NoGradGuard no_grad;

@@ -68,16 +68,16 @@ absl::Status LoadStateDict(const NamedTensors& tensors, const std::string& name,
 // prefix "module." is dropped.
 absl::StatusOr<NamedTensors> ReadWeights(const std::filesystem::path& path);
 
-// Starting weights: a detector's, or, as HRNet's ImageNet files have them, a classifier's, of which the
-// backbone is taken.
+// Starting weights: a detector's, or, as HRNet's ImageNet files have them, a classifier's, of which
+// the backbone is taken.
 absl::Status LoadStartingWeights(const std::filesystem::path& path, torch::nn::Module& module);
 
 // What other programs may know of a checkpoint.
 v1::Checkpoint Describe(const Snapshot& snapshot, const std::string& job, const std::string& file);
 
 // The checkpoints in an output folder that can be resumed from, highest step first: those with a
-// description beside them (<file>.json), of the described size, and whole by CheckPth. The others are
-// logged and left out.
+// description beside them (<file>.json), of the described size, and whole by CheckPth. The others
+// are logged and left out.
 std::vector<v1::Checkpoint> ListCheckpoints(const std::filesystem::path& folder);
 
 }  // namespace muster::train

@@ -17,10 +17,10 @@
 
 namespace muster::train {
 
-// Writes checkpoints into a job's output folder from a thread of its own, while training goes on. Each
-// is published by write + fsync + rename, then its description (<file>.json), then latest.pth, a link to
-// it. A failed write (full disk) leaves the older checkpoints alone, removes what it wrote and is
-// logged: training goes on.
+// Writes checkpoints into a job's output folder from a thread of its own, while training goes on.
+// Each is published by write + fsync + rename, then its description (<file>.json), then latest.pth,
+// a link to it. A failed write (full disk) leaves the older checkpoints alone, removes what it
+// wrote and is logged: training goes on.
 class CheckpointWriter {
  public:
   struct Options {
@@ -39,8 +39,8 @@ class CheckpointWriter {
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
-  // Takes a snapshot to write as folder/file ("epoch_3.pth"). At most one waits besides the one being
-  // written: with a disk that is slower than training, this waits.
+  // Takes a snapshot to write as folder/file ("epoch_3.pth"). At most one waits besides the one
+  // being written: with a disk that is slower than training, this waits.
   void Write(std::string file, Snapshot snapshot);
 
   // Returns when everything handed in is written or has failed.
@@ -53,7 +53,9 @@ class CheckpointWriter {
   void Run();
   absl::Status Publish(const std::string& file, const Snapshot& snapshot);
   void RemoveOld();
-  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return job_.has_value() || stopping_; }
+  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return job_.has_value() || stopping_;
+  }
   bool HasRoom() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !job_.has_value(); }
   bool IsIdle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !job_.has_value() && !busy_; }
 

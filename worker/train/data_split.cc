@@ -16,8 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 bool IsBelow(const fs::path& path, const fs::path& folder) {
-  const auto [end, unused] =
-      std::mismatch(folder.begin(), folder.end(), path.begin(), path.end());
+  const auto [end, unused] = std::mismatch(folder.begin(), folder.end(), path.begin(), path.end());
   return end == folder.end();
 }
 
@@ -28,7 +27,8 @@ absl::StatusOr<fs::path> ResolveDataRoot(const std::string& root,
   const std::vector<fs::path> bases = data_roots.empty() ? std::vector<fs::path>{"."} : data_roots;
   std::error_code error;
   for (const fs::path& base : bases) {
-    const fs::path path = fs::weakly_canonical(base / root, error);  // an absolute root replaces base
+    const fs::path path =
+        fs::weakly_canonical(base / root, error);  // an absolute root replaces base
     if (error || !fs::exists(path, error)) continue;
     if (!data_roots.empty() && !IsBelow(path, fs::weakly_canonical(base, error))) continue;
     return path;
@@ -61,8 +61,8 @@ absl::StatusOr<DataSplit> OpenSplit(const fs::path& root, const config::v1::Data
 absl::Status CheckClasses(const DataSplit& split, const config::v1::Model& model) {
   if (split.dataset.categories().size() == model.num_classes()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
-      "model.num_classes is ", model.num_classes(), ", but ", split.dataset.path().string(), " has ",
-      split.dataset.categories().size(), " categories: set model.num_classes to that"));
+      "model.num_classes is ", model.num_classes(), ", but ", split.dataset.path().string(),
+      " has ", split.dataset.categories().size(), " categories: set model.num_classes to that"));
 }
 
 JobData OpenJobData(const config::v1::TrainJob& job, const std::vector<fs::path>& data_roots) {
@@ -77,9 +77,9 @@ JobData OpenJobData(const config::v1::TrainJob& job, const std::vector<fs::path>
   data.train_images = data.train.dataset.TrainingImages(
       static_cast<int>(job.data().min_image_side()), job.data().keep_empty());
   if (data.train_images.empty()) {
-    throw TrainingFailure(base::kExitDataError,
-                          absl::StrCat(data.train.dataset.path().string(),
-                                       " has no image that can be trained on"));
+    throw TrainingFailure(
+        base::kExitDataError,
+        absl::StrCat(data.train.dataset.path().string(), " has no image that can be trained on"));
   }
   Require(data::CheckMembers(data.train.dataset, data.train_images, *data.train.images),
           base::kExitDataError);

@@ -20,8 +20,8 @@ struct DataSplit {
   std::unique_ptr<data::ImageSource> images;
 };
 
-// data.root: a relative one in the first of data_roots where it exists; an absolute one below one of
-// them. No data_roots: from the current folder, and any absolute one.
+// data.root: a relative one in the first of data_roots where it exists; an absolute one below one
+// of them. No data_roots: from the current folder, and any absolute one.
 absl::StatusOr<std::filesystem::path> ResolveDataRoot(
     const std::string& root, const std::vector<std::filesystem::path>& data_roots);
 
@@ -29,7 +29,8 @@ absl::StatusOr<std::filesystem::path> ResolveDataRoot(
 absl::StatusOr<DataSplit> OpenSplit(const std::filesystem::path& root,
                                     const config::v1::Dataset& config, const std::string& field);
 
-// InvalidArgument when the annotations have another number of categories than the model has classes.
+// InvalidArgument when the annotations have another number of categories than the model has
+// classes.
 absl::Status CheckClasses(const DataSplit& split, const config::v1::Model& model);
 
 // All of a job's data.

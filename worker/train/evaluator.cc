@@ -40,8 +40,7 @@ void Append(const model::Detections& found, int64_t image_id,
   for (int64_t i = 0; i < scores.numel(); ++i, box += 4) {
     eval::Detection& detection = detections->emplace_back();
     detection.image_id = image_id;
-    detection.category_id =
-        categories[static_cast<size_t>(labels.const_data_ptr<int64_t>()[i])].id;
+    detection.category_id = categories[static_cast<size_t>(labels.const_data_ptr<int64_t>()[i])].id;
     detection.bbox = {box[0], box[1], box[2] - box[0], box[3] - box[1]};
     detection.score = scores.const_data_ptr<double>()[i];
   }
@@ -69,9 +68,9 @@ std::vector<eval::Detection> Evaluator::Detect(model::FasterRCNN& model,
   options.threads = static_cast<int>(job_.data().loader_threads());
   options.prefetch_batches = static_cast<int>(job_.data().prefetch_batches());
   data::DataLoader loader(options, split_.dataset, *split_.images);
-  data::Schedule schedule =
-      data::EvaluationBatches(split_.dataset, images,
-                              static_cast<int>(job_.data().test_images_per_rank()), rank, world_size);
+  data::Schedule schedule = data::EvaluationBatches(
+      split_.dataset, images, static_cast<int>(job_.data().test_images_per_rank()), rank,
+      world_size);
   int64_t total = 0;
   for (const auto& batch : schedule) total += static_cast<int64_t>(batch.size());
   loader.Start(0, std::move(schedule));

@@ -26,15 +26,15 @@ struct EvaluationOutcome {
 // Runs a detector over the validation images and scores it by COCO's rules, shared by all ranks.
 class Evaluator {
  public:
-  // `job` has been through ApplyDefaults; `split` outlives the evaluator. Throws TrainingFailure when the
-  // config does not fit.
+  // `job` has been through ApplyDefaults; `split` outlives the evaluator. Throws TrainingFailure
+  // when the config does not fit.
   Evaluator(const config::v1::TrainJob& job, const DataSplit& split, at::Device device);
 
   // Called after each batch with this rank's images done so far and its total.
   using OnProgress = std::function<void(int64_t done, int64_t total)>;
 
-  // Detections of rank's share of the images. Leaves the model in eval mode. Throws TrainingFailure for an
-  // image that cannot be read.
+  // Detections of rank's share of the images. Leaves the model in eval mode. Throws TrainingFailure
+  // for an image that cannot be read.
   std::vector<eval::Detection> Detect(model::FasterRCNN& model, int rank, int world_size,
                                       const OnProgress& on_progress) const;
   // The same for the given images (indices into the data set).

@@ -11,8 +11,8 @@
 
 namespace muster::train {
 
-// Ends the program with an exit code and one line for a person. Thrown where torch's exceptions pass
-// anyway, and caught by the commands.
+// Ends the program with an exit code and one line for a person. Thrown where torch's exceptions
+// pass anyway, and caught by the commands.
 class TrainingFailure : public std::runtime_error {
  public:
   TrainingFailure(base::ExitCode code, const std::string& message)

@@ -46,8 +46,8 @@ MasterSocket Listen() {
   auto* generic = reinterpret_cast<sockaddr*>(&address);
   if (master.fd < 0 || ::bind(master.fd, generic, size) != 0 || ::listen(master.fd, 128) != 0 ||
       ::getsockname(master.fd, generic, &size) != 0) {
-    throw TrainingFailure(base::kExitInternal, absl::StrCat("cannot listen on 127.0.0.1: ",
-                                                            std::strerror(errno)));
+    throw TrainingFailure(base::kExitInternal,
+                          absl::StrCat("cannot listen on 127.0.0.1: ", std::strerror(errno)));
   }
   master.port = ntohs(address.sin_port);
   return master;
@@ -88,8 +88,8 @@ std::vector<std::string> EnvironmentOf(int rank, int ranks, const MasterSocket& 
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string text = *entry;
     const std::string name = text.substr(0, text.find('='));
-    const bool replaced = std::any_of(own.begin(), own.end(),
-                                      [&](const auto& item) { return item.first == name; });
+    const bool replaced =
+        std::any_of(own.begin(), own.end(), [&](const auto& item) { return item.first == name; });
     if (!replaced && name != "MUSTER_MASTER_FD") environment.push_back(text);
   }
   for (const auto& [name, value] : own) environment.push_back(absl::StrCat(name, "=", value));

@@ -1,5 +1,3 @@
-#include <CLI/CLI.hpp>
-
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -9,6 +7,7 @@
 #include "common/base/exit_codes.h"
 #include "worker/train/commands/commands.h"
 #include "worker/train/failure.h"
+#include <CLI/CLI.hpp>
 
 int main(int argc, char** argv) {
   using namespace muster;

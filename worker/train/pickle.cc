@@ -138,11 +138,10 @@ struct StorageClass {
 };
 
 constexpr StorageClass kStorageClasses[] = {
-    {"FloatStorage", at::kFloat},       {"DoubleStorage", at::kDouble},
-    {"HalfStorage", at::kHalf},         {"BFloat16Storage", at::kBFloat16},
-    {"LongStorage", at::kLong},         {"IntStorage", at::kInt},
-    {"ShortStorage", at::kShort},       {"CharStorage", at::kChar},
-    {"ByteStorage", at::kByte},         {"BoolStorage", at::kBool},
+    {"FloatStorage", at::kFloat},       {"DoubleStorage", at::kDouble}, {"HalfStorage", at::kHalf},
+    {"BFloat16Storage", at::kBFloat16}, {"LongStorage", at::kLong},     {"IntStorage", at::kInt},
+    {"ShortStorage", at::kShort},       {"CharStorage", at::kChar},     {"ByteStorage", at::kByte},
+    {"BoolStorage", at::kBool},
 };
 
 void AppendLittleEndian(uint64_t value, int bytes, std::string* out) {

@@ -94,10 +94,10 @@ struct StorageReference {
 // Gives the storage as a tensor of one dimension. Called once for each mention.
 using LoadStorage = std::function<absl::StatusOr<at::Tensor>(const StorageReference&)>;
 
-// Reads one pickle (protocols 2 to 5) from the start of `bytes` and says in *consumed, if that is not
-// null, how long it was. Nothing of what it names is called: OrderedDict, _rebuild_tensor_v2,
-// _rebuild_parameter, torch's storages and plain values are understood, some classes of mmengine's and
-// numpy's records are skipped, any other is refused by name. Any bytes give a value or
+// Reads one pickle (protocols 2 to 5) from the start of `bytes` and says in *consumed, if that is
+// not null, how long it was. Nothing of what it names is called: OrderedDict, _rebuild_tensor_v2,
+// _rebuild_parameter, torch's storages and plain values are understood, some classes of mmengine's
+// and numpy's records are skipped, any other is refused by name. Any bytes give a value or
 // InvalidArgument; memory stays within a small multiple of the input's size.
 absl::StatusOr<Value> Unpickle(absl::string_view bytes, const LoadStorage& load_storage,
                                size_t* consumed = nullptr);

@@ -25,7 +25,8 @@ void ProgressBar::Update(int64_t done, int64_t total) {
   const int filled = static_cast<int>(kWidth * done / total);
   const double seconds = absl::ToDoubleSeconds(now - start_);
   const std::string line = absl::StrFormat(
-      "\r\x1b[K%s [%s%s] %d/%d, %.1f/s, %.0f s left", what_, std::string(static_cast<size_t>(filled), '#'),
+      "\r\x1b[K%s [%s%s] %d/%d, %.1f/s, %.0f s left", what_,
+      std::string(static_cast<size_t>(filled), '#'),
       std::string(static_cast<size_t>(kWidth - filled), '.'), done, total,
       seconds > 0 ? static_cast<double>(done) / seconds : 0.0,
       done > 0 ? seconds / static_cast<double>(done) * static_cast<double>(total - done) : 0.0);

@@ -7,7 +7,8 @@
 
 namespace muster::train {
 
-// A line on standard error that shows how far long work is, when that is a terminal; nothing otherwise.
+// A line on standard error that shows how far long work is, when that is a terminal; nothing
+// otherwise.
 class ProgressBar {
  public:
   explicit ProgressBar(std::string what);

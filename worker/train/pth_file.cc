@@ -30,15 +30,15 @@ struct CloseArchive {
 };
 using Archive = std::unique_ptr<zip_t, CloseArchive>;
 
-// The records of a zip container. libzip verifies their checksums, which LibTorch's reader does not.
+// The records of a zip container. libzip verifies their checksums, which LibTorch's reader does
+// not.
 class Records {
  public:
   static absl::StatusOr<Records> Open(absl::string_view bytes, const std::string& name) {
     zip_error_t error;
     zip_error_init(&error);
     zip_source_t* source = zip_source_buffer_create(bytes.data(), bytes.size(), 0, &error);
-    zip_t* archive =
-        source == nullptr ? nullptr : zip_open_from_source(source, ZIP_RDONLY, &error);
+    zip_t* archive = source == nullptr ? nullptr : zip_open_from_source(source, ZIP_RDONLY, &error);
     if (archive == nullptr) {
       const std::string reason = zip_error_strerror(&error);
       if (source != nullptr) zip_source_free(source);
@@ -156,8 +156,8 @@ absl::StatusOr<Value> ReadZip(absl::string_view bytes, const std::string& name) 
   return value;
 }
 
-// Files from before PyTorch 1.6: five pickles (magic number, protocol, system, object, storage keys),
-// then each storage's element count (8 bytes) and bytes.
+// Files from before PyTorch 1.6: five pickles (magic number, protocol, system, object, storage
+// keys), then each storage's element count (8 bytes) and bytes.
 constexpr absl::string_view kOldMagic("\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", 10);
 
 absl::StatusOr<Value> ReadOld(absl::string_view bytes, const std::string& name) {
@@ -222,7 +222,8 @@ void WriteContainer(const Value& value, const Sink& sink) {
   writer.writeRecord("data.pkl", pickle.data(), pickle.size());
   writer.writeRecord("byteorder", "little", 6);
   for (size_t i = 0; i < storages.size(); ++i) {
-    writer.writeRecord(absl::StrCat("data/", i), storages[i].const_data_ptr(), storages[i].nbytes());
+    writer.writeRecord(absl::StrCat("data/", i), storages[i].const_data_ptr(),
+                       storages[i].nbytes());
   }
   writer.writeEndOfFile();
 }
@@ -245,8 +246,8 @@ absl::Status WritePth(const std::filesystem::path& path, const Value& value) {
   if (fd < 0) return base::ErrnoStatus(errno, "cannot create", path);
   int error = 0;
   WriteContainer(value, [&](const void* data, size_t size) -> size_t {
-    // PyTorch's writer throws from its destructor when it hears of a failure: it never does, and what
-    // follows the first failure goes nowhere.
+    // PyTorch's writer throws from its destructor when it hears of a failure: it never does, and
+    // what follows the first failure goes nowhere.
     size_t done = error == 0 ? 0 : size;
     while (done < size) {
       const ssize_t got = ::write(fd, static_cast<const char*>(data) + done, size - done);

@@ -17,8 +17,9 @@ namespace {
 std::string ReadSource(const ResumeRequest& request, const std::filesystem::path& output) {
   if (!request.holders.empty()) {
     if (!request.file.has_value()) {
-      throw TrainingFailure(base::kExitUsage, "--resume-holders names this rank, but --resume-from "
-                                              "does not name its checkpoint");
+      throw TrainingFailure(base::kExitUsage,
+                            "--resume-holders names this rank, but --resume-from "
+                            "does not name its checkpoint");
     }
     return Require(base::ReadFile(*request.file), base::kExitCheckpointError);
   }
@@ -45,8 +46,8 @@ std::optional<Snapshot> ReceiveSnapshot(const ResumeRequest& request,
   if (control.size() > 1) bytes = control.BroadcastBytes(bytes, root);
   if (bytes.empty()) return std::nullopt;
 
-  const std::string name =
-      request.file.has_value() ? request.file->string() : absl::StrCat("rank ", root, "'s checkpoint");
+  const std::string name = request.file.has_value() ? request.file->string()
+                                                    : absl::StrCat("rank ", root, "'s checkpoint");
   const Value value = Require(ReadPthFrom(bytes, name), base::kExitCheckpointError);
   Snapshot snapshot = Require(FromValue(value, name), base::kExitCheckpointError);
   const TrainingPosition& position = snapshot.position;

@@ -28,8 +28,8 @@ void TrainAsRank(const TrainRequest& request, const dist::RankEnvironment& rank,
   const at::Device device = RequireDevice(request.job.resources(), rank.local_rank);
   SetThreads(rank.local_world_size);
   const dist::ProcessGroupOptions options{
-      .timeout = absl::Milliseconds(
-          TimeUtil::DurationToMilliseconds(request.job.distributed().timeout())),
+      .timeout =
+          absl::Milliseconds(TimeUtil::DurationToMilliseconds(request.job.distributed().timeout())),
       .device = device};
   const std::unique_ptr<dist::ProcessGroups> groups =
       Require(dist::JoinProcessGroups(rank, options), base::kExitInternal);

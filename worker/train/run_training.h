@@ -10,8 +10,8 @@
 
 namespace muster::train {
 
-// Runs the request as the rank that `rank` says, and returns the exit code. Prints a failure as one line
-// and reports it to the worker.
+// Runs the request as the rank that `rank` says, and returns the exit code. Prints a failure as one
+// line and reports it to the worker.
 int RunTraining(const TrainRequest& request, const dist::RankEnvironment& rank,
                 const std::string& worker_socket);
 

@@ -3,19 +3,19 @@
 #include <cstdint>
 #include <cstring>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
 #include "common/base/files.h"
+#include <nlohmann/json.hpp>
 
 namespace muster::train {
 namespace {
 
 const std::map<std::string, at::ScalarType>& Types() {
   static const auto* types = new std::map<std::string, at::ScalarType>{
-      {"F64", at::kDouble}, {"F32", at::kFloat}, {"F16", at::kHalf}, {"BF16", at::kBFloat16},
+      {"F64", at::kDouble}, {"F32", at::kFloat}, {"F16", at::kHalf},  {"BF16", at::kBFloat16},
       {"I64", at::kLong},   {"I32", at::kInt},   {"I16", at::kShort}, {"I8", at::kChar},
       {"U8", at::kByte},    {"BOOL", at::kBool}};
   return *types;
@@ -35,12 +35,11 @@ absl::StatusOr<NamedTensors> ReadSafetensors(const std::filesystem::path& path) 
   if (bytes.size() < sizeof(header_size)) return bad("it ends too early");
   std::memcpy(&header_size, bytes.data(), sizeof(header_size));
   if (header_size > bytes.size() - sizeof(header_size)) return bad("its header has no end");
-  const absl::string_view data =
-      absl::string_view(bytes).substr(sizeof(header_size) + header_size);
-  const nlohmann::json header =
-      nlohmann::json::parse(bytes.begin() + sizeof(header_size),
-                            bytes.begin() + sizeof(header_size) + static_cast<ptrdiff_t>(header_size),
-                            nullptr, /*allow_exceptions=*/false);
+  const absl::string_view data = absl::string_view(bytes).substr(sizeof(header_size) + header_size);
+  const nlohmann::json header = nlohmann::json::parse(
+      bytes.begin() + sizeof(header_size),
+      bytes.begin() + sizeof(header_size) + static_cast<ptrdiff_t>(header_size), nullptr,
+      /*allow_exceptions=*/false);
   if (!header.is_object()) return bad("its header is no JSON object");
 
   NamedTensors tensors;

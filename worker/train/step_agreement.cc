@@ -15,10 +15,9 @@ bool StepVote::finite() const {
 double StepAgreement::total() const { return std::accumulate(losses.begin(), losses.end(), 0.0); }
 
 std::array<double, 4> LossValues(const model::LossResult& losses) {
-  const at::Tensor values =
-      at::stack({losses.loss_rpn_cls.detach(), losses.loss_rpn_bbox.detach(),
-                 losses.loss_cls.detach(), losses.loss_bbox.detach()})
-          .to(at::kCPU, at::kDouble);
+  const at::Tensor values = at::stack({losses.loss_rpn_cls.detach(), losses.loss_rpn_bbox.detach(),
+                                       losses.loss_cls.detach(), losses.loss_bbox.detach()})
+                                .to(at::kCPU, at::kDouble);
   std::array<double, 4> result;
   std::copy_n(values.const_data_ptr<double>(), result.size(), result.begin());
   return result;

@@ -2,8 +2,8 @@
 
 namespace muster::train {
 
-// Turns SIGTERM and SIGINT into a flag that the training loop looks at. A second SIGINT ends the process as
-// usual. One object at a time.
+// Turns SIGTERM and SIGINT into a flag that the training loop looks at. A second SIGINT ends the
+// process as usual. One object at a time.
 class StopSignal {
  public:
   StopSignal();

@@ -116,8 +116,7 @@ Trainer::StepResult Trainer::Step() {
   if (plan_->StepsLeft(position_.cursor, control_.size()) == 0) {
     return agreement.stop ? StepResult::kStop : StepResult::kEpochOver;
   }
-  if (agreement.stop ||
-      (request_.max_steps.has_value() && position_.step >= *request_.max_steps)) {
+  if (agreement.stop || (request_.max_steps.has_value() && position_.step >= *request_.max_steps)) {
     return StepResult::kStop;
   }
   const int64_t every = job_.checkpointing().every_steps();
@@ -189,9 +188,9 @@ void Trainer::SaveCheckpoint(const std::string& file) {
   const std::vector<std::string> digests = control_.AllGatherBytes(digest);
   for (size_t rank = 1; rank < digests.size(); ++rank) {
     if (digests[rank] != digests[0]) {
-      throw TrainingFailure(base::kExitInternal,
-                            absl::StrCat("ranks 0 and ", rank, " hold different weights at step ",
-                                         position_.step));
+      throw TrainingFailure(
+          base::kExitInternal,
+          absl::StrCat("ranks 0 and ", rank, " hold different weights at step ", position_.step));
     }
   }
   if (writer_ != nullptr) writer_->Write(file, *std::move(snapshot));
@@ -201,25 +200,22 @@ void Trainer::SaveCheckpoint(const std::string& file) {
 void Trainer::FinishEpoch(bool evaluate) {
   SaveCheckpoint(absl::StrCat("epoch_", position_.epoch, ".pth"));
   if (evaluate && EvaluationDue(position_.epoch)) Evaluate();
+  ReportProgress(Progress(v1::TrainProgress::PHASE_TRAINING));
 }
 
 bool Trainer::EvaluationDue(int epoch) const {
   const int every = static_cast<int>(job_.evaluation().every_epochs());
-  return every > 0 &&
-         (epoch % every == 0 || epoch == static_cast<int>(job_.schedule().epochs()));
+  return every > 0 && (epoch % every == 0 || epoch == static_cast<int>(job_.schedule().epochs()));
 }
 
 void Trainer::Evaluate() {
   const int64_t total = static_cast<int64_t>(data_.val.dataset.images().size());
   const auto on_progress = [&](int64_t done, int64_t) {
-    internal::StepReport report;
-    *report.mutable_progress() = Progress(v1::TrainProgress::PHASE_EVALUATING);
+    v1::TrainProgress progress = Progress(v1::TrainProgress::PHASE_EVALUATING);
     // The others are about as far.
-    report.mutable_progress()->set_eval_images(std::min(total, done * control_.size()));
-    report.mutable_progress()->set_eval_images_total(total);
-    report.set_images_total(images_done_);
-    report.set_steps_total(steps_done_);
-    reporter_.Step(std::move(report));
+    progress.set_eval_images(std::min(total, done * control_.size()));
+    progress.set_eval_images_total(total);
+    ReportProgress(std::move(progress));
   };
   on_progress(0, 0);
   const std::optional<EvaluationOutcome> outcome =
@@ -242,27 +238,26 @@ void Trainer::RecordStep(const PhaseClock& clock, const StepAgreement& agreement
   images_done_ += images;
   ++steps_done_;
   if (log_ != nullptr) {
-    log_->AddStep({.step = position_.step,
-                   .epoch = position_.epoch + 1,
-                   .step_in_epoch =
-                       steps_per_epoch_ - plan_->StepsLeft(position_.cursor, control_.size()),
-                   .losses = agreement.losses,
-                   .loss = agreement.total(),
-                   .learning_rate = rate,
-                   .grad_norm = grad_norm,
-                   .images = images * control_.size(),
-                   .duration = clock.total(),
-                   .data_duration = clock.phases().front().second});
+    log_->AddStep(
+        {.step = position_.step,
+         .epoch = position_.epoch + 1,
+         .step_in_epoch = steps_per_epoch_ - plan_->StepsLeft(position_.cursor, control_.size()),
+         .losses = agreement.losses,
+         .loss = agreement.total(),
+         .learning_rate = rate,
+         .grad_norm = grad_norm,
+         .images = images * control_.size(),
+         .duration = clock.total(),
+         .data_duration = clock.phases().front().second});
   }
-  internal::StepReport report;
-  v1::TrainProgress& progress = *report.mutable_progress();
-  progress = Progress(v1::TrainProgress::PHASE_TRAINING);
-  progress.set_learning_rate(rate);
-  progress.set_grad_norm(grad_norm);
+  last_step_.set_learning_rate(rate);
+  last_step_.set_grad_norm(grad_norm);
   for (size_t i = 0; i < kLossNames.size(); ++i) {
-    (*progress.mutable_losses())[kLossNames[i]] = agreement.losses[i];
+    (*last_step_.mutable_losses())[kLossNames[i]] = agreement.losses[i];
   }
-  (*progress.mutable_losses())["loss"] = agreement.total();
+  (*last_step_.mutable_losses())["loss"] = agreement.total();
+  internal::StepReport report;
+  *report.mutable_progress() = Progress(v1::TrainProgress::PHASE_TRAINING);
   report.set_images_total(images_done_);
   report.set_steps_total(steps_done_);
   report.add_step_durations_seconds(absl::ToDoubleSeconds(clock.total()));
@@ -274,8 +269,16 @@ void Trainer::RecordStep(const PhaseClock& clock, const StepAgreement& agreement
   reporter_.Step(std::move(report));
 }
 
+void Trainer::ReportProgress(v1::TrainProgress progress) {
+  internal::StepReport report;
+  *report.mutable_progress() = std::move(progress);
+  report.set_images_total(images_done_);
+  report.set_steps_total(steps_done_);
+  reporter_.Step(std::move(report));
+}
+
 v1::TrainProgress Trainer::Progress(v1::TrainProgress::Phase phase) const {
-  v1::TrainProgress progress;
+  v1::TrainProgress progress = last_step_;
   progress.set_phase(phase);
   progress.set_step(position_.step);
   progress.set_epoch(position_.epoch);

@@ -44,9 +44,10 @@ struct TrainRequest {
   int64_t generation = 0;
 };
 
-// Trains a job's model: every rank makes one and calls Run. A step is forward, agreement with the other
-// ranks (losses, finiteness, stop), backward with averaging of the gradients, clip, SGD. After each epoch:
-// checkpoint, evaluation. Throws TrainingFailure, dist::CollectiveLost or c10::Error.
+// Trains a job's model: every rank makes one and calls Run. A step is forward, agreement with the
+// other ranks (losses, finiteness, stop), backward with averaging of the gradients, clip, SGD.
+// After each epoch: checkpoint, evaluation. Throws TrainingFailure, dist::CollectiveLost or
+// c10::Error.
 class Trainer {
  public:
   // Joins nothing itself: `groups`, `reporter` and `stop` outlive the trainer.
@@ -66,7 +67,8 @@ class Trainer {
   void BuildModel();
   void BuildOptimizer();
   void OpenOutput();
-  // Weights and buffers of rank 0 to all, so that nothing that differs in how a rank built them stays.
+  // Weights and buffers of rank 0 to all, so that nothing that differs in how a rank built them
+  // stays.
   void BroadcastModel(bool buffers_only);
   // Steps after which the run ends.
   int64_t TotalSteps() const;
@@ -85,6 +87,7 @@ class Trainer {
   void SaveCheckpoint(const std::string& file);
   void RecordStep(const PhaseClock& clock, const StepAgreement& agreement, double rate,
                   double grad_norm, int images);
+  void ReportProgress(v1::TrainProgress progress);
   v1::TrainProgress Progress(v1::TrainProgress::Phase phase) const;
 
   // Constant after construction.
@@ -113,6 +116,8 @@ class Trainer {
   std::unique_ptr<data::EpochPlan> plan_;
   std::unique_ptr<ops::RandomIndexSampler> sampler_;
   double rate_ = 0;
+  // Losses, learning rate and gradient norm of the last step; every report repeats them.
+  v1::TrainProgress last_step_;
   // Of this process.
   int64_t images_done_ = 0;
   int64_t steps_done_ = 0;

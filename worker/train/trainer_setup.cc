@@ -36,8 +36,7 @@ Trainer::Trainer(const TrainRequest& request, const dist::RankEnvironment& rank,
   options.seed = job_.seed();
   options.threads = static_cast<int>(job_.data().loader_threads());
   options.prefetch_batches = static_cast<int>(job_.data().prefetch_batches());
-  loader_ =
-      std::make_unique<data::DataLoader>(options, data_.train.dataset, *data_.train.images);
+  loader_ = std::make_unique<data::DataLoader>(options, data_.train.dataset, *data_.train.images);
   evaluator_ = std::make_unique<Evaluator>(job_, data_.val, device_);
 
   BuildModel();
@@ -62,12 +61,11 @@ void Trainer::BuildModel() {
 void Trainer::BuildOptimizer() {
   // The reducer's buckets first: they must not depend on where training resumes.
   reducer_ = std::make_unique<dist::GradientReducer>(
-      model_->parameters(), groups_,
-      static_cast<int64_t>(job_.distributed().bucket_cap_bytes()));
+      model_->parameters(), groups_, static_cast<int64_t>(job_.distributed().bucket_cap_bytes()));
   const config::v1::SGD& optimizer = job_.schedule().optimizer();
-  sgd_ = std::make_unique<Sgd>(model_->parameters(),
-                               Sgd::Options{.momentum = optimizer.momentum(),
-                                            .weight_decay = optimizer.weight_decay()});
+  sgd_ = std::make_unique<Sgd>(
+      model_->parameters(),
+      Sgd::Options{.momentum = optimizer.momentum(), .weight_decay = optimizer.weight_decay()});
   schedule_ = std::make_unique<LrSchedule>(
       job_.schedule(), static_cast<int>(job_.data().images_per_rank()) * control_.size());
 
@@ -101,9 +99,9 @@ void Trainer::OpenOutput() {
         [this](const v1::Checkpoint& checkpoint) { reporter_.Checkpoint(checkpoint); });
   }
   if (control_.rank() != 0) return;
-  Require(base::WriteFileAtomically(request_.output / "config.textproto",
-                                    config::RenderTrainJob(job_)),
-          base::kExitUsage);
+  Require(
+      base::WriteFileAtomically(request_.output / "config.textproto", config::RenderTrainJob(job_)),
+      base::kExitUsage);
   log_ = Require(TrainingLog::Open({.folder = request_.output,
                                     .total_epochs = static_cast<int>(job_.schedule().epochs()),
                                     .steps_per_epoch = steps_per_epoch_,

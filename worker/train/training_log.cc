@@ -1,7 +1,6 @@
 #include "worker/train/training_log.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 
@@ -13,6 +12,7 @@
 #include "common/base/log.h"
 #include "common/base/status_macros.h"
 #include "worker/train/step_agreement.h"
+#include <nlohmann/json.hpp>
 
 namespace muster::train {
 namespace {

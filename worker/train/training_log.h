@@ -29,8 +29,8 @@ struct StepRecord {
   absl::Duration data_duration;
 };
 
-// Rank 0's record of a run: metrics.jsonl, one line a step and one an evaluation, and about every 10
-// seconds or 50 steps a line to standard error in mmdetection's form.
+// Rank 0's record of a run: metrics.jsonl, one line a step and one an evaluation, and about every
+// 10 seconds or 50 steps a line to standard error in mmdetection's form.
 class TrainingLog {
  public:
   struct Options {

@@ -16,7 +16,8 @@ std::optional<at::ScalarType> StorageType(absl::string_view global);
 
 namespace {
 
-// A pickle nested deeper is no checkpoint; the bound keeps recursive destructors off the stack's end.
+// A pickle nested deeper is no checkpoint; the bound keeps recursive destructors off the stack's
+// end.
 constexpr int kMaxDepth = 64;
 
 // Records that mmengine and numpy leave in checkpoints beside the weights.
@@ -54,7 +55,8 @@ class Unpickler {
     while (true) {
       MUSTER_ASSIGN_OR_RETURN(const absl::string_view opcode, Take(1));
       if (opcode[0] == '.') {
-        if (stack_.size() != 1 || !marks_.empty()) return Broken("it ends in the middle of a value");
+        if (stack_.size() != 1 || !marks_.empty())
+          return Broken("it ends in the middle of a value");
         return std::move(stack_.back());
       }
       MUSTER_RETURN_IF_ERROR(Execute(static_cast<uint8_t>(opcode[0])));
@@ -168,9 +170,9 @@ class Unpickler {
   }
 
   static absl::Status Refuse(const Value& global) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the pickle holds an object of ", *std::get<Value::TextPointer>(global.data_),
-                     "; only tensors and plain values are read"));
+    return absl::InvalidArgumentError(absl::StrCat("the pickle holds an object of ",
+                                                   *std::get<Value::TextPointer>(global.data_),
+                                                   "; only tensors and plain values are read"));
   }
 
   static bool IsSkipped(const Value& global) {
@@ -217,7 +219,8 @@ class Unpickler {
     }
     if (Names(function, "torch._utils._rebuild_tensor_v2")) return PushTensor(values);
     if (Names(function, "torch._utils._rebuild_parameter")) {
-      if (values.empty() || values[0].tensor() == nullptr) return Broken("a parameter is no tensor");
+      if (values.empty() || values[0].tensor() == nullptr)
+        return Broken("a parameter is no tensor");
       return Push(values[0]);
     }
     return Refuse(function);
@@ -414,7 +417,8 @@ class Unpickler {
       }
       case 0x93: {
         MUSTER_ASSIGN_OR_RETURN(const std::vector<Value> names, PopCount(2));
-        if (names[0].text() == nullptr || names[1].text() == nullptr) return Broken("a class has no name");
+        if (names[0].text() == nullptr || names[1].text() == nullptr)
+          return Broken("a class has no name");
         return PushGlobal(absl::StrCat(*names[0].text(), ".", *names[1].text()));
       }
       case 'R':

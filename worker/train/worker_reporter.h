@@ -16,9 +16,10 @@
 
 namespace muster::train {
 
-// Tells the worker daemon, over its unix socket, how this rank fares, from a thread of its own. Step
-// reports are merged and sent at most every 100 ms; the other events wait, in order, for a worker that
-// is away (it may be restarting), the newest 256 of them. Nothing here holds training up or fails it.
+// Tells the worker daemon, over its unix socket, how this rank fares, from a thread of its own.
+// Step reports are merged and sent at most every 100 ms; the other events wait, in order, for a
+// worker that is away (it may be restarting), the newest 256 of them. Nothing here holds training
+// up or fails it.
 class WorkerReporter {
  public:
   struct Options {

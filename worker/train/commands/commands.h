@@ -1,7 +1,5 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -10,9 +8,10 @@
 #include "muster/config/v1/train_job.pb.h"
 #include "worker/eval/coco_eval.h"
 #include "worker/model/faster_rcnn.h"
+#include <CLI/CLI.hpp>
 
-// The program's subcommands. Each Add function registers one; parsing its name stores in *chosen what to
-// run, which returns the exit code and throws as the trainer does.
+// The program's subcommands. Each Add function registers one; parsing its name stores in *chosen
+// what to run, which returns the exit code and throws as the trainer does.
 namespace muster::train {
 
 using Command = std::function<int()>;

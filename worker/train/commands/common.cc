@@ -1,5 +1,4 @@
 #include <cstdio>
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 
@@ -9,6 +8,7 @@
 #include "worker/train/checkpoint.h"
 #include "worker/train/commands/commands.h"
 #include "worker/train/failure.h"
+#include <nlohmann/json.hpp>
 
 namespace muster::train {
 

@@ -23,8 +23,8 @@ int Evaluate(const EvaluateOptions& options) {
   SetThreads(1);
   const at::Device device = RequireDevice(job.resources(), 0);
   model::FasterRCNN model = LoadModel(job, options.checkpoint, device);
-  const std::filesystem::path root = Require(
-      ResolveDataRoot(job.data().root(), options.config.data_roots), base::kExitDataError);
+  const std::filesystem::path root =
+      Require(ResolveDataRoot(job.data().root(), options.config.data_roots), base::kExitDataError);
   const DataSplit split =
       Require(OpenSplit(root, job.data().val(), "data.val"), base::kExitDataError);
   Require(CheckClasses(split, job.model()), base::kExitBadConfig);
@@ -35,9 +35,9 @@ int Evaluate(const EvaluateOptions& options) {
   outcome.detections =
       evaluator.Detect(model, 0, 1, [&](int64_t done, int64_t total) { bar.Update(done, total); });
   eval::SortByImage(&outcome.detections);
-  outcome.result = eval::EvaluateCoco(
-      Require(eval::ReadGroundTruth(split.dataset.path()), base::kExitDataError),
-      outcome.detections);
+  outcome.result =
+      eval::EvaluateCoco(Require(eval::ReadGroundTruth(split.dataset.path()), base::kExitDataError),
+                         outcome.detections);
   if (!options.output.empty()) {
     Require(eval::WriteDetections(options.output, outcome.detections), base::kExitUsage);
   }

@@ -1,12 +1,12 @@
 #include <cstdio>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
 
 #include "worker/model/inspection.h"
 #include "worker/train/commands/commands.h"
 #include "worker/train/failure.h"
+#include <nlohmann/json.hpp>
 
 namespace muster::train {
 namespace {

@@ -34,7 +34,8 @@ void AddMakeShapesCommand(CLI::App& app, Command* chosen) {
       ->capture_default_str();
   command->add_option("--seed", options->shapes.seed, "the same seed gives the same bytes")
       ->capture_default_str();
-  command->footer("Example:\n  muster-trainer make-shapes --output /tmp/shapes --train 240 --val 60");
+  command->footer(
+      "Example:\n  muster-trainer make-shapes --output /tmp/shapes --train 240 --val 60");
   command->callback([options, chosen] { *chosen = [options] { return MakeShapes(*options); }; });
 }
 

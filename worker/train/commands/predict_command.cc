@@ -63,8 +63,8 @@ int Predict(const PredictOptions& options) {
   SetThreads(1);
   const at::Device device = RequireDevice(job.resources(), 0);
   model::FasterRCNN model = LoadModel(job, options.checkpoint, device);
-  const std::filesystem::path root = Require(
-      ResolveDataRoot(job.data().root(), options.config.data_roots), base::kExitDataError);
+  const std::filesystem::path root =
+      Require(ResolveDataRoot(job.data().root(), options.config.data_roots), base::kExitDataError);
   const DataSplit split =
       Require(OpenSplit(root, job.data().val(), "data.val"), base::kExitDataError);
   Require(CheckClasses(split, job.model()), base::kExitBadConfig);
@@ -73,9 +73,10 @@ int Predict(const PredictOptions& options) {
   std::vector<eval::Detection> detections;
   {
     ProgressBar bar("detecting");
-    detections = Evaluator(job, split, device)
-                     .Detect(model, images, 0, 1,
-                             [&](int64_t done, int64_t total) { bar.Update(done, total); });
+    detections =
+        Evaluator(job, split, device).Detect(model, images, 0, 1, [&](int64_t done, int64_t total) {
+          bar.Update(done, total);
+        });
   }
   eval::SortByImage(&detections);
 
@@ -88,8 +89,7 @@ int Predict(const PredictOptions& options) {
   json.replace_extension(".json");
   std::vector<data::DrawnImage> drawn;
   for (const int index : images) {
-    drawn.push_back(
-        Drawn(split, split.dataset.images()[static_cast<size_t>(index)], detections));
+    drawn.push_back(Drawn(split, split.dataset.images()[static_cast<size_t>(index)], detections));
   }
   Require(data::WriteDetectionGrid(png, drawn, ClassNames(split.dataset), {}), base::kExitUsage);
   Require(eval::WriteDetections(json, detections), base::kExitUsage);
@@ -108,8 +108,9 @@ void AddPredictCommand(CLI::App& app, Command* chosen) {
       ->required()
       ->type_name("FILE");
   command
-      ->add_option("--output", options->output,
-                   "a .png file, or a folder for predictions.png; the detections go beside it as JSON")
+      ->add_option(
+          "--output", options->output,
+          "a .png file, or a folder for predictions.png; the detections go beside it as JSON")
       ->type_name("FILE|DIR");
   command->add_option("--images", options->images, "how many images (default 8)")
       ->check(CLI::Range(1, 1000));

@@ -32,8 +32,7 @@ int64_t GenerationFromEnvironment() {
   const std::string text = FromEnvironment("MUSTER_GENERATION");
   int64_t generation = 0;
   if (!text.empty() && !absl::SimpleAtoi(text, &generation)) {
-    throw TrainingFailure(base::kExitUsage,
-                          absl::StrCat("MUSTER_GENERATION is no number: ", text));
+    throw TrainingFailure(base::kExitUsage, absl::StrCat("MUSTER_GENERATION is no number: ", text));
   }
   return generation;
 }
@@ -42,10 +41,10 @@ int64_t GenerationFromEnvironment() {
 void RefuseUsedOutput(const TrainOptions& options) {
   const std::vector<v1::Checkpoint> checkpoints = ListCheckpoints(options.output);
   if (checkpoints.empty()) return;
-  throw TrainingFailure(base::kExitUsage,
-                        absl::StrCat(options.output.string(), " already holds ",
-                                     checkpoints.front().file(),
-                                     ": pass --resume to go on, or another --output"));
+  throw TrainingFailure(
+      base::kExitUsage,
+      absl::StrCat(options.output.string(), " already holds ", checkpoints.front().file(),
+                   ": pass --resume to go on, or another --output"));
 }
 
 int Train(const TrainOptions& options, const std::vector<std::string>& arguments) {
@@ -93,8 +92,9 @@ void AddTrainCommand(CLI::App& app, const std::vector<std::string>& arguments, C
       ->type_name("DIR");
   command->add_option("--ranks", options->ranks, "processes on this machine (default 1)")
       ->check(CLI::Range(1, 1024));
-  command->add_option("--max-steps", options->max_steps,
-                      "stop, with a checkpoint, after this step of the job")
+  command
+      ->add_option("--max-steps", options->max_steps,
+                   "stop, with a checkpoint, after this step of the job")
       ->check(CLI::PositiveNumber);
   command->add_flag("--resume", options->resume.newest,
                     "go on from the newest checkpoint in --output, if there is one");

@@ -3,11 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <string>
-#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 
@@ -43,16 +43,16 @@ class CheckpointWriterTest : public ::testing::Test {
 TEST_F(CheckpointWriterTest, PublishesAndKeepsTheNewest) {
   std::vector<std::string> published;
   {
-    CheckpointWriter writer({.folder = folder_, .job = "jobs/a", .keep_last = 2},
-                            [&](const v1::Checkpoint& checkpoint) {
-                              published.push_back(checkpoint.file());
-                            });
-    for (int step = 1; step <= 4; ++step) writer.Write(absl::StrCat("step_", step, ".pth"), At(step));
+    CheckpointWriter writer(
+        {.folder = folder_, .job = "jobs/a", .keep_last = 2},
+        [&](const v1::Checkpoint& checkpoint) { published.push_back(checkpoint.file()); });
+    for (int step = 1; step <= 4; ++step)
+      writer.Write(absl::StrCat("step_", step, ".pth"), At(step));
     writer.Flush();
     EXPECT_EQ(writer.failures(), 0);
   }
-  EXPECT_THAT(published, ::testing::ElementsAre("step_1.pth", "step_2.pth", "step_3.pth",
-                                                "step_4.pth"));
+  EXPECT_THAT(published,
+              ::testing::ElementsAre("step_1.pth", "step_2.pth", "step_3.pth", "step_4.pth"));
   const std::vector<v1::Checkpoint> listed = ListCheckpoints(folder_);
   ASSERT_EQ(listed.size(), 2u);
   EXPECT_EQ(listed[0].file(), "step_4.pth");
@@ -84,7 +84,8 @@ TEST_F(CheckpointWriterTest, NamesTheTensorsThatDoNotFit) {
   torch::nn::Sequential other(torch::nn::Conv2d(3, 5, 1));
   const absl::Status status = LoadStateDict(At(1).model, "a.pth", *other);
   ASSERT_FALSE(status.ok());
-  EXPECT_THAT(std::string(status.message()), HasSubstr("0.weight is (4, 3, 1, 1), not (5, 3, 1, 1)"));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("0.weight is (4, 3, 1, 1), not (5, 3, 1, 1)"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("1.running_mean is unknown"));
 }
 

@@ -3,11 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <random>
 #include <string>
-#include <unistd.h>
 
 #include "common/base/files.h"
 #include "tests/support/shared_data.h"
@@ -100,19 +100,54 @@ TEST_F(PthFileTest, EveryCutAndManyFlipsGiveOneErrorThatNamesTheFile) {
   EXPECT_GT(refused, 200);
 }
 
+// The container of PyTorch before 1.6, which HRNet's ImageNet weights come in.
+TEST_F(PthFileTest, ReadsTheOldFormatAndItsCutsAreErrors) {
+  std::vector<at::Tensor> storages;
+  const auto pickle = [&](const Value& value) {
+    return Pickle(value, [&](const at::Tensor& tensor) {
+      storages.push_back(tensor);
+      return std::to_string(storages.size() - 1);
+    });
+  };
+  std::string bytes("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15);
+  bytes += pickle(Value::Integer(1001));
+  bytes += pickle(Value::Dict());
+  bytes += pickle(Example());
+  std::vector<Value> keys;
+  for (size_t i = 0; i < storages.size(); ++i) keys.push_back(Value::Text(std::to_string(i)));
+  bytes += pickle(Value::List(keys));
+  for (const at::Tensor& storage : storages) {
+    const int64_t elements = storage.numel();
+    bytes.append(reinterpret_cast<const char*>(&elements), sizeof(elements));
+    bytes.append(static_cast<const char*>(storage.const_data_ptr()), storage.nbytes());
+  }
+  const absl::StatusOr<Value> read = ReadPthFrom(bytes, "old.pth");
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_TRUE(torch::equal(*read->Find("state_dict")->Find("conv.weight")->tensor(),
+                           torch::arange(24, at::kFloat).reshape({2, 3, 2, 2})));
+  for (size_t size = 1; size < bytes.size(); size += 5) {
+    EXPECT_FALSE(ReadPthFrom(absl::string_view(bytes).substr(0, size), "old.pth").ok()) << size;
+  }
+}
+
 const LoadStorage kNoStorages = [](const StorageReference&) -> absl::StatusOr<at::Tensor> {
   return absl::InvalidArgumentError("no storages here");
 };
 
 TEST(PickleTest, RefusesOtherClassesByName) {
-  const absl::StatusOr<Value> value =
-      Unpickle("\x80\x02" "cposix\nsystem\nX\x02\x00\x00\x00ls\x85R.", kNoStorages);
+  const absl::StatusOr<Value> value = Unpickle(
+      "\x80\x02"
+      "cposix\nsystem\nX\x02\x00\x00\x00ls\x85R.",
+      kNoStorages);
   ASSERT_FALSE(value.ok());
   EXPECT_THAT(std::string(value.status().message()), HasSubstr("posix.system"));
 }
 
 TEST(PickleTest, RefusesCyclesDeepNestingAndRandomBytes) {
-  EXPECT_FALSE(Unpickle("\x80\x02]q\x01h\x01" "a.", kNoStorages).ok());
+  EXPECT_FALSE(Unpickle("\x80\x02]q\x01h\x01"
+                        "a.",
+                        kNoStorages)
+                   .ok());
   std::string deep = "\x80\x02";
   for (int i = 0; i < 100000; ++i) deep += ']';
   for (int i = 1; i < 100000; ++i) deep += 'a';
@@ -134,7 +169,9 @@ TEST(PickleTest, RefusesATensorBeyondItsStorage) {
     return torch::zeros({4});
   };
   const auto tensor = [&](char size, char stride, char offset) {
-    std::string bytes = "\x80\x02" "ctorch._utils\n_rebuild_tensor_v2\n((X\x07";
+    std::string bytes =
+        "\x80\x02"
+        "ctorch._utils\n_rebuild_tensor_v2\n((X\x07";
     bytes += std::string(3, '\0') + "storagectorch\nFloatStorage\nX\x01" + std::string(3, '\0') +
              "0X\x03" + std::string(3, '\0') + "cpuK\x04tQK";
     bytes += offset;

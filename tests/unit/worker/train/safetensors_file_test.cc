@@ -40,7 +40,8 @@ TEST_F(SafetensorsFileTest, ReadsTensors) {
   ASSERT_TRUE(tensors.ok()) << tensors.status();
   ASSERT_EQ(tensors->size(), 1u);
   EXPECT_EQ(tensors->front().first, "w");
-  EXPECT_TRUE(torch::equal(tensors->front().second, torch::arange(1, 7, at::kFloat).reshape({2, 3})));
+  EXPECT_TRUE(
+      torch::equal(tensors->front().second, torch::arange(1, 7, at::kFloat).reshape({2, 3})));
 }
 
 TEST_F(SafetensorsFileTest, RefusesWhatDoesNotFit) {

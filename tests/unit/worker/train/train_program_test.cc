@@ -7,7 +7,6 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -17,13 +16,14 @@
 #include "tests/support/process.h"
 #include "tests/support/tiny_coco.h"
 #include "worker/data/shapes_dataset.h"
+#include <nlohmann/json.hpp>
 
 namespace muster {
 namespace {
 
 namespace fs = std::filesystem;
-using ::testing::HasSubstr;
 using testing::Finished;
+using ::testing::HasSubstr;
 using testing::Process;
 
 constexpr absl::Duration kPatience = absl::Seconds(120);
@@ -65,22 +65,26 @@ class TrainProgramTest : public ::testing::Test {
   static void SetUpTestSuite() {
     folder_ = fs::temp_directory_path() / absl::StrCat("muster-train-", getpid());
     fs::create_directories(folder_);
-    ASSERT_TRUE(data::WriteShapesDataset(folder_ / "shapes", {.train_images = 40,
-                                                              .val_images = 6,
-                                                              .size = {128, 96},
-                                                              .seed = 1})
-                    .ok());
+    ASSERT_TRUE(
+        data::WriteShapesDataset(
+            folder_ / "shapes", {.train_images = 40, .val_images = 6, .size = {128, 96}, .seed = 1})
+            .ok());
     testing::WriteText(folder_ / "job.textproto", kConfig);
   }
   static void TearDownTestSuite() { fs::remove_all(folder_); }
 
   static std::vector<std::string> Command(const std::string& output,
                                           std::vector<std::string> more = {}) {
-    std::vector<std::string> command = {
-        std::string(std::getenv("MUSTER_BIN")) + "/muster-trainer",
-        "train", "--config", (folder_ / "job.textproto").string(),
-        "--data-root", folder_.string(), "--ranks", "2",
-        "--output", (folder_ / output).string()};
+    std::vector<std::string> command = {std::string(std::getenv("MUSTER_BIN")) + "/muster-trainer",
+                                        "train",
+                                        "--config",
+                                        (folder_ / "job.textproto").string(),
+                                        "--data-root",
+                                        folder_.string(),
+                                        "--ranks",
+                                        "2",
+                                        "--output",
+                                        (folder_ / output).string()};
     command.insert(command.end(), more.begin(), more.end());
     return command;
   }
@@ -113,11 +117,10 @@ TEST_F(TrainProgramTest, AKilledAndResumedRunEndsWithTheBitsOfOneThatWasNot) {
   EXPECT_TRUE(fs::exists(folder_ / "whole/results_1.json"));
   EXPECT_TRUE(fs::exists(folder_ / "whole/config.textproto"));
 
-  Process killed({.arguments = Command("killed"),
-                  .environment = {},
-                  .output = folder_ / "killed.log"});
-  ASSERT_TRUE(testing::WaitUntil(
-      [&] { return fs::exists(folder_ / "killed/step_4.pth.json"); }, kPatience))
+  Process killed(
+      {.arguments = Command("killed"), .environment = {}, .output = folder_ / "killed.log"});
+  ASSERT_TRUE(
+      testing::WaitUntil([&] { return fs::exists(folder_ / "killed/step_4.pth.json"); }, kPatience))
       << killed.Output();
   killed.Signal(SIGKILL);
   killed.Wait(kPatience);
@@ -151,11 +154,11 @@ TEST_F(TrainProgramTest, AKilledAndResumedRunEndsWithTheBitsOfOneThatWasNot) {
        folder_.string(), "--checkpoint", (folder_ / "whole/latest.pth").string(), "--json"},
       kPatience);
   ASSERT_EQ(evaluated.exit_code, 0) << evaluated.output;
-  const Finished scored = testing::Run(
-      {trainer, "score", "--annotations",
-       (folder_ / "shapes/annotations/instances_val.json").string(), "--results",
-       (folder_ / "whole/results_2.json").string(), "--json"},
-      kPatience);
+  const Finished scored =
+      testing::Run({trainer, "score", "--annotations",
+                    (folder_ / "shapes/annotations/instances_val.json").string(), "--results",
+                    (folder_ / "whole/results_2.json").string(), "--json"},
+                   kPatience);
   ASSERT_EQ(scored.exit_code, 0) << scored.output;
   const nlohmann::json figures = nlohmann::json::parse(scored.output);
   EXPECT_EQ(figures.size(), 12u);
@@ -179,13 +182,14 @@ TEST_F(TrainProgramTest, MaxStepsThenResumeGoesOnToTheEnd) {
 }
 
 TEST_F(TrainProgramTest, ALossThatIsNotFiniteStopsAllRanksAndNamesItself) {
-  const Finished run =
-      testing::Run(Command("nan", {"--set", "schedule.optimizer.lr=1e30", "--set",
-                                   "schedule.grad_clip_norm=0", "--set", "schedule.warmup_steps=0"}),
-                   kPatience);
+  const Finished run = testing::Run(
+      Command("nan", {"--set", "schedule.optimizer.lr=1e30", "--set", "schedule.grad_clip_norm=0",
+                      "--set", "schedule.warmup_steps=0"}),
+      kPatience);
   EXPECT_EQ(run.exit_code, 13) << run.output;
   EXPECT_THAT(run.output, HasSubstr("the loss is not finite at step "));
-  EXPECT_THAT(run.output, ::testing::ContainsRegex("loss_[a-z_]+ is -?(nan|inf).* on rank [01], images [0-9]+"));
+  EXPECT_THAT(run.output, ::testing::ContainsRegex(
+                              "loss_[a-z_]+ is -?(nan|inf).* on rank [01], images [0-9]+"));
   // Nothing was updated by it: the newest checkpoint is from before.
   for (const auto& entry : fs::directory_iterator(folder_ / "nan")) {
     EXPECT_EQ(entry.path().filename().string().find("epoch_1"), std::string::npos);
@@ -196,8 +200,8 @@ TEST_F(TrainProgramTest, SigtermStopsWithACheckpointAndZero) {
   Process run({.arguments = Command("stopped", {"--set", "schedule.epochs=1000"}),
                .environment = {},
                .output = folder_ / "stopped.log"});
-  ASSERT_TRUE(testing::WaitUntil(
-      [&] { return fs::exists(folder_ / "stopped/step_2.pth.json"); }, kPatience))
+  ASSERT_TRUE(testing::WaitUntil([&] { return fs::exists(folder_ / "stopped/step_2.pth.json"); },
+                                 kPatience))
       << run.Output();
   run.Signal(SIGTERM);
   const std::optional<int> status = run.Wait(kPatience);
@@ -211,8 +215,8 @@ TEST_F(TrainProgramTest, ADeadRankEndsTheRun) {
   Process run({.arguments = Command("dead", {"--set", "schedule.epochs=1000"}),
                .environment = {},
                .output = folder_ / "dead.log"});
-  ASSERT_TRUE(testing::WaitUntil([&] { return fs::exists(folder_ / "dead/step_2.pth.json"); },
-                                 kPatience))
+  ASSERT_TRUE(
+      testing::WaitUntil([&] { return fs::exists(folder_ / "dead/step_2.pth.json"); }, kPatience))
       << run.Output();
   for (const pid_t pid : testing::ProcessesWith((folder_ / "dead").string())) {
     if (pid != run.pid()) {
@@ -245,11 +249,11 @@ TEST_F(TrainProgramTest, BadInputIsOneErrorWithItsExitCode) {
   EXPECT_EQ(option.exit_code, 2) << option.output;
 
   testing::WriteText(folder_ / "cut.pth", "PK\x03\x04 and no more");
-  const Finished cut = testing::Run(
-      {std::string(std::getenv("MUSTER_BIN")) + "/muster-trainer", "evaluate", "--config",
-       (folder_ / "job.textproto").string(), "--data-root", folder_.string(), "--checkpoint",
-       (folder_ / "cut.pth").string()},
-      kPatience);
+  const Finished cut =
+      testing::Run({std::string(std::getenv("MUSTER_BIN")) + "/muster-trainer", "evaluate",
+                    "--config", (folder_ / "job.textproto").string(), "--data-root",
+                    folder_.string(), "--checkpoint", (folder_ / "cut.pth").string()},
+                   kPatience);
   EXPECT_EQ(cut.exit_code, 14) << cut.output;
   EXPECT_THAT(cut.output, HasSubstr("cut.pth"));
 }
