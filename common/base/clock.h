@@ -22,4 +22,7 @@ class SystemClock : public Clock {
   absl::Duration Monotonic() const override;
 };
 
+// SystemClock's Monotonic(), for code that only measures how long its own work takes.
+absl::Duration MonotonicNow();
+
 }  // namespace muster::base

@@ -15,7 +15,8 @@ compare 'docs/operations/exit_codes.md and common/base/exit_codes.h differ' \
   "$(sed -nE 's/^ *(kExit[A-Za-z]+) = ([0-9]+),.*/\1 \2/p' common/base/exit_codes.h | sort)"
 compare 'docs/operations/metrics.md and the metrics in the code differ' \
   "$(sed -nE 's/^\| `(muster_[a-z0-9_]+)`.*/\1/p' docs/operations/metrics.md | sort -u)" \
-  "$(grep -rhoE 'Add(Counter|Gauge|Histogram)\("muster_[a-z0-9_]+"' common coordinator worker --include='*.cc' | sed -E 's/.*"(.*)"/\1/' | sort -u)"
+  "$(find common coordinator worker -name '*.cc' -exec cat {} + | tr -d '\n' |
+    grep -oE 'Add(Counter|Gauge|Histogram)\( *"muster_[a-z0-9_]+"' | sed -E 's/.*"(.*)"/\1/' | sort -u)"
 
 while IFS=: read -r file link; do
   target=$(dirname "$file")/${link%%#*}

@@ -22,9 +22,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 
+#include "common/base/clock.h"
 #include "common/base/exit_codes.h"
 #include "worker/train/failure.h"
 
@@ -172,7 +172,7 @@ class Launcher {
         Signal(signal == SIGINT && interrupted_ ? SIGKILL : SIGTERM);
         interrupted_ = interrupted_ || signal == SIGINT;
       }
-      if (first_failure_.has_value() && absl::Now() >= kill_at_) Signal(SIGKILL);
+      if (first_failure_.has_value() && base::MonotonicNow() >= kill_at_) Signal(SIGKILL);
     }
     ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
     const int code = Report();
@@ -203,12 +203,12 @@ class Launcher {
     if (!first_failure_.has_value()) {
       first_failure_ = rank;
       // A rank that only lost its peers gives the one that is to blame a moment to end.
-      kill_at_ = absl::Now() +
+      kill_at_ = base::MonotonicNow() +
                  (code == base::kExitCollectiveLost ? absl::Seconds(2) : absl::ZeroDuration());
     } else if (ExitCodeOf(*processes_[*first_failure_].status) == base::kExitCollectiveLost &&
-               code != base::kExitCollectiveLost && absl::Now() < kill_at_) {
+               code != base::kExitCollectiveLost && base::MonotonicNow() < kill_at_) {
       first_failure_ = rank;
-      kill_at_ = absl::Now();
+      kill_at_ = base::MonotonicNow();
     }
   }
 
@@ -230,7 +230,7 @@ class Launcher {
   const LaunchRequest& request_;
   std::vector<RankProcess> processes_;
   std::optional<size_t> first_failure_;
-  absl::Time kill_at_ = absl::InfiniteFuture();
+  absl::Duration kill_at_ = absl::InfiniteDuration();
   bool interrupted_ = false;
 };
 

@@ -6,19 +6,21 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
+
+#include "common/base/clock.h"
 
 namespace muster::train {
 
 ProgressBar::ProgressBar(std::string what)
-    : what_(std::move(what)), terminal_(isatty(STDERR_FILENO) == 1), start_(absl::Now()) {}
+    : what_(std::move(what)), terminal_(isatty(STDERR_FILENO) == 1), start_(base::MonotonicNow()) {}
 
 ProgressBar::~ProgressBar() {
   if (terminal_) std::fputs("\r\x1b[K", stderr);
 }
 
 void ProgressBar::Update(int64_t done, int64_t total) {
-  const absl::Time now = absl::Now();
+  const absl::Duration now = base::MonotonicNow();
   if (!terminal_ || total <= 0 || (now < next_ && done < total)) return;
   next_ = now + absl::Milliseconds(200);
   constexpr int kWidth = 30;

@@ -22,8 +22,8 @@ class ProgressBar {
  private:
   const std::string what_;
   const bool terminal_;
-  const absl::Time start_;
-  absl::Time next_ = absl::InfinitePast();
+  const absl::Duration start_;
+  absl::Duration next_;
 };
 
 }  // namespace muster::train

@@ -9,9 +9,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
 #include "google/protobuf/util/time_util.h"
 
+#include "common/base/clock.h"
 #include "common/base/log.h"
 #include "worker/eval/coco_files.h"
 #include "worker/train/batches.h"
@@ -24,10 +24,10 @@ using google::protobuf::util::TimeUtil;
 // Wall time of a step's phases.
 class Trainer::PhaseClock {
  public:
-  PhaseClock() : last_(absl::Now()), start_(last_) {}
+  PhaseClock() : last_(base::MonotonicNow()), start_(last_) {}
 
   void Mark(const char* phase) {
-    const absl::Time now = absl::Now();
+    const absl::Duration now = base::MonotonicNow();
     phases_.emplace_back(phase, now - last_);
     last_ = now;
   }
@@ -35,8 +35,8 @@ class Trainer::PhaseClock {
   const std::vector<std::pair<const char*, absl::Duration>>& phases() const { return phases_; }
 
  private:
-  absl::Time last_;
-  const absl::Time start_;
+  absl::Duration last_;
+  const absl::Duration start_;
   std::vector<std::pair<const char*, absl::Duration>> phases_;
 };
 
@@ -167,7 +167,7 @@ bool Trainer::CheckpointDueByTime() const {
   if (!job_.checkpointing().has_every()) return false;
   const absl::Duration every =
       absl::Milliseconds(TimeUtil::DurationToMilliseconds(job_.checkpointing().every()));
-  return every > absl::ZeroDuration() && absl::Now() - last_checkpoint_ >= every;
+  return every > absl::ZeroDuration() && base::MonotonicNow() - last_checkpoint_ >= every;
 }
 
 void Trainer::SaveCheckpoint(const std::string& file) {
@@ -194,7 +194,7 @@ void Trainer::SaveCheckpoint(const std::string& file) {
     }
   }
   if (writer_ != nullptr) writer_->Write(file, *std::move(snapshot));
-  last_checkpoint_ = absl::Now();
+  last_checkpoint_ = base::MonotonicNow();
 }
 
 void Trainer::FinishEpoch(bool evaluate) {

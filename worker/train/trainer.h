@@ -121,7 +121,7 @@ class Trainer {
   // Of this process.
   int64_t images_done_ = 0;
   int64_t steps_done_ = 0;
-  absl::Time last_checkpoint_;
+  absl::Duration last_checkpoint_;
 };
 
 }  // namespace muster::train

@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/time/clock.h"
-
+#include "common/base/clock.h"
 #include "common/base/files.h"
 #include "common/base/log.h"
 #include "common/config/render.h"
@@ -90,7 +89,7 @@ void Trainer::BuildOptimizer() {
 
 void Trainer::OpenOutput() {
   Require(base::CreateFolders(request_.output), base::kExitUsage);
-  last_checkpoint_ = absl::Now();
+  last_checkpoint_ = base::MonotonicNow();
   if (rank_.local_rank == 0) {
     writer_ = std::make_unique<CheckpointWriter>(
         CheckpointWriter::Options{.folder = request_.output,

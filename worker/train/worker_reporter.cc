@@ -3,9 +3,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "grpcpp/grpcpp.h"
 
+#include "common/base/clock.h"
 #include "common/rpc/channel.h"
 
 namespace muster::train {
@@ -113,7 +113,7 @@ bool WorkerReporter::Send(const internal::TrainerReport& report) {
 }
 
 void WorkerReporter::Run() {
-  absl::Time deadline = absl::InfiniteFuture();
+  absl::Duration deadline = absl::InfiniteDuration();
   while (true) {
     std::optional<internal::TrainerReport> event;
     std::optional<internal::StepReport> step;
@@ -131,8 +131,8 @@ void WorkerReporter::Run() {
     }
     if (stopping) {
       if (!event.has_value() && !step.has_value()) return;
-      if (deadline == absl::InfiniteFuture()) deadline = absl::Now() + kFarewell;
-      if (absl::Now() > deadline) return;
+      if (deadline == absl::InfiniteDuration()) deadline = base::MonotonicNow() + kFarewell;
+      if (base::MonotonicNow() > deadline) return;
     }
     bool sent = true;
     if (event.has_value()) {
@@ -144,11 +144,12 @@ void WorkerReporter::Run() {
       *report.mutable_step() = *std::move(step);
       sent = Send(report);
     }
+    const absl::MutexLock lock(&mutex_);
     if (stopping) {
-      if (!sent) absl::SleepFor(kStepInterval);
+      bool never = false;
+      if (!sent) mutex_.AwaitWithTimeout(absl::Condition(&never), kStepInterval);
       continue;
     }
-    const absl::MutexLock lock(&mutex_);
     if (!sent || events_.empty()) {
       mutex_.AwaitWithTimeout(absl::Condition(this, &WorkerReporter::IsStopping),
                               sent ? kStepInterval : kRetryInterval);
