@@ -26,6 +26,9 @@ using ::testing::HasSubstr;
 using testing::LocalCluster;
 
 constexpr absl::Duration kJobTimeout = absl::Minutes(5);
+// Epochs of a job that is interrupted: progress is seen once a second, and it must not be over by
+// then.
+constexpr int kLongEnough = 10;
 
 class ClusterTest : public ::testing::Test {
  protected:
@@ -69,6 +72,25 @@ class ClusterTest : public ::testing::Test {
 
   static bool IsPast(const v1::Job& job, int64_t step) {
     return job.state() == v1::Job::STATE_RUNNING && job.progress().step() >= step;
+  }
+
+  // The running job once it is past a step and has a checkpoint to come back to.
+  static void AwaitCheckpoint(const LocalCluster& cluster, const std::string& name) {
+    const v1::Job running = cluster.WaitForJob(
+        name,
+        [](const v1::Job& job) { return job.newest_checkpoint().epoch() >= 1 && IsPast(job, 7); },
+        kJobTimeout);
+    ASSERT_TRUE(IsPast(running, 7)) << running.DebugString();
+  }
+
+  // Both trainers of the job once it is past a step.
+  static std::vector<pid_t> AwaitTrainers(const LocalCluster& cluster, const std::string& name) {
+    const v1::Job running = cluster.WaitForJob(
+        name, [](const v1::Job& job) { return IsPast(job, 3); }, kJobTimeout);
+    EXPECT_TRUE(IsPast(running, 3)) << running.DebugString();
+    const std::vector<pid_t> trainers = cluster.AllTrainers();
+    EXPECT_EQ(trainers.size(), 2u);
+    return trainers;
   }
 
   static void ExpectFinished(const v1::Job& job, int epochs) {
@@ -129,19 +151,15 @@ TEST_F(ClusterTest, TrainsOnTwoWorkersAndLeavesItsOutput) {
 TEST_F(ClusterTest, KilledTrainerResumesFromItsCheckpoint) {
   LocalCluster cluster(Options());
   ASSERT_TRUE(cluster.WaitForNodes(2, absl::Seconds(30)));
-  const std::string name = Submit(cluster, 4);
-  const v1::Job running = cluster.WaitForJob(
-      name,
-      [](const v1::Job& job) { return job.newest_checkpoint().epoch() >= 1 && IsPast(job, 7); },
-      kJobTimeout);
-  ASSERT_TRUE(IsPast(running, 7)) << running.DebugString();
+  const std::string name = Submit(cluster, kLongEnough);
+  ASSERT_NO_FATAL_FAILURE(AwaitCheckpoint(cluster, name));
   const std::vector<pid_t> victims = cluster.Trainers(1);
   ASSERT_EQ(victims.size(), 1u);
   ASSERT_EQ(kill(victims[0], SIGKILL), 0);
 
   const v1::Job job = cluster.WaitForJob(
       name, [](const v1::Job&) { return false; }, kJobTimeout);
-  ExpectFinished(job, 4);
+  ExpectFinished(job, kLongEnough);
   EXPECT_EQ(job.restarts(), 1);
   EXPECT_EQ(job.generation(), 2);
   EXPECT_EQ(job.first_failure().signal(), SIGKILL);
@@ -152,12 +170,8 @@ TEST_F(ClusterTest, KilledTrainerResumesFromItsCheckpoint) {
 TEST_F(ClusterTest, KilledWorkerWithItsTrainersComesBackAndTheJobFinishes) {
   LocalCluster cluster(Options());
   ASSERT_TRUE(cluster.WaitForNodes(2, absl::Seconds(30)));
-  const std::string name = Submit(cluster, 4);
-  const v1::Job running = cluster.WaitForJob(
-      name,
-      [](const v1::Job& job) { return job.newest_checkpoint().epoch() >= 1 && IsPast(job, 7); },
-      kJobTimeout);
-  ASSERT_TRUE(IsPast(running, 7)) << running.DebugString();
+  const std::string name = Submit(cluster, kLongEnough);
+  ASSERT_NO_FATAL_FAILURE(AwaitCheckpoint(cluster, name));
   cluster.KillWorkerAndTrainers(1);
   const v1::Job interrupted = cluster.WaitForJob(
       name, [](const v1::Job& job) { return job.state() != v1::Job::STATE_RUNNING; },
@@ -167,7 +181,7 @@ TEST_F(ClusterTest, KilledWorkerWithItsTrainersComesBackAndTheJobFinishes) {
 
   const v1::Job job = cluster.WaitForJob(
       name, [](const v1::Job&) { return false; }, kJobTimeout);
-  ExpectFinished(job, 4);
+  ExpectFinished(job, kLongEnough);
   EXPECT_GE(job.generation(), 2);
   EXPECT_GE(job.newest_checkpoint().parent_step(), 6);
 }
@@ -175,19 +189,15 @@ TEST_F(ClusterTest, KilledWorkerWithItsTrainersComesBackAndTheJobFinishes) {
 TEST_F(ClusterTest, KilledCoordinatorComesBackAndTheJobRunsOnWithoutARestart) {
   LocalCluster cluster(Options());
   ASSERT_TRUE(cluster.WaitForNodes(2, absl::Seconds(30)));
-  const std::string name = Submit(cluster, 3);
-  const v1::Job running = cluster.WaitForJob(
-      name, [](const v1::Job& job) { return IsPast(job, 3); }, kJobTimeout);
-  ASSERT_TRUE(IsPast(running, 3)) << running.DebugString();
-  const std::vector<pid_t> trainers = cluster.AllTrainers();
-  ASSERT_EQ(trainers.size(), 2u);
+  const std::string name = Submit(cluster, kLongEnough);
+  const std::vector<pid_t> trainers = AwaitTrainers(cluster, name);
   cluster.KillCoordinator();
   EXPECT_EQ(cluster.AllTrainers(), trainers);
   cluster.StartCoordinator();
 
   const v1::Job job = cluster.WaitForJob(
       name, [](const v1::Job&) { return false; }, kJobTimeout);
-  ExpectFinished(job, 3);
+  ExpectFinished(job, kLongEnough);
   EXPECT_EQ(job.generation(), 1);
   EXPECT_EQ(job.restarts(), 0);
 }
@@ -195,19 +205,15 @@ TEST_F(ClusterTest, KilledCoordinatorComesBackAndTheJobRunsOnWithoutARestart) {
 TEST_F(ClusterTest, KilledWorkerDaemonAloneAdoptsItsTrainers) {
   LocalCluster cluster(Options());
   ASSERT_TRUE(cluster.WaitForNodes(2, absl::Seconds(30)));
-  const std::string name = Submit(cluster, 3);
-  const v1::Job running = cluster.WaitForJob(
-      name, [](const v1::Job& job) { return IsPast(job, 3); }, kJobTimeout);
-  ASSERT_TRUE(IsPast(running, 3)) << running.DebugString();
-  const std::vector<pid_t> trainers = cluster.AllTrainers();
-  ASSERT_EQ(trainers.size(), 2u);
+  const std::string name = Submit(cluster, kLongEnough);
+  const std::vector<pid_t> trainers = AwaitTrainers(cluster, name);
   cluster.KillWorkerAlone(0);
   EXPECT_EQ(cluster.AllTrainers(), trainers);
   cluster.StartWorker(0);
 
   const v1::Job job = cluster.WaitForJob(
       name, [](const v1::Job&) { return false; }, kJobTimeout);
-  ExpectFinished(job, 3);
+  ExpectFinished(job, kLongEnough);
   EXPECT_EQ(job.generation(), 1);
 }
 
