@@ -43,7 +43,7 @@ TEST(ErrorsTest, PlainStatusesAndBrokenDetails) {
   EXPECT_TRUE(FromGrpcStatus(ToGrpcStatus(absl::OkStatus())).ok());
   EXPECT_EQ(ErrorReason(absl::UnavailableError("gone")), "");
   EXPECT_TRUE(FieldViolations(absl::UnavailableError("gone")).empty());
-  EXPECT_EQ(FromGrpcStatus(grpc::Status(static_cast<grpc::StatusCode>(99), "odd")).code(),
+  EXPECT_EQ(FromGrpcStatus(grpc::Status(static_cast<grpc::StatusCode>(20), "odd")).code(),
             absl::StatusCode::kUnknown);
   EXPECT_EQ(FromGrpcStatus(grpc::Status(grpc::StatusCode::ABORTED, "a", "\xff\xff")).message(),
             "a");
