@@ -91,6 +91,7 @@ void DefaultRoiHead(v1::RoIHead* head, bool seed) {
   MUSTER_DEFAULT(head, score_thr, 0.05);
   MUSTER_DEFAULT(head, nms_iou_threshold, 0.5);
   MUSTER_DEFAULT(head, max_per_img, 100);
+  MUSTER_DEFAULT(head, class_agnostic_nms, false);
 }
 
 void DefaultModel(Model* model) {
@@ -98,9 +99,18 @@ void DefaultModel(Model* model) {
   const bool seed = model->conventions() == v1::CONVENTIONS_SEED;
   MUSTER_DEFAULT(model, num_classes, 80);
   if (model->has_hrnet()) DefaultHRNet(model->mutable_hrnet());
-  v1::HRFPN* neck = model->mutable_hrfpn();
-  MUSTER_DEFAULT(neck, out_channels, 256);
-  MUSTER_DEFAULT(neck, num_outs, 5);
+  if (model->has_resnet()) {
+    MUSTER_DEFAULT(model->mutable_resnet(), frozen_stages, 1);
+    MUSTER_DEFAULT(model->mutable_resnet(), frozen_norm_eval, !seed);
+  }
+  if (model->has_fpn() || (model->has_resnet() && !model->has_hrfpn())) {
+    MUSTER_DEFAULT(model->mutable_fpn(), out_channels, 256);
+    MUSTER_DEFAULT(model->mutable_fpn(), num_outs, 5);
+  } else {
+    MUSTER_DEFAULT(model->mutable_hrfpn(), out_channels, 256);
+    MUSTER_DEFAULT(model->mutable_hrfpn(), num_outs, 5);
+  }
+  MUSTER_DEFAULT(model, activation_checkpointing, false);
   DefaultRpnHead(model->mutable_rpn_head(), seed);
   DefaultRoiHead(model->mutable_roi_head(), seed);
   v1::Norm* norm = model->mutable_norm();
@@ -108,6 +118,27 @@ void DefaultModel(Model* model) {
   MUSTER_DEFAULT(norm, norm_eval, norm->type() == v1::NORM_TYPE_BN);
   MUSTER_DEFAULT(norm, momentum, 0.1);
   MUSTER_DEFAULT(norm, eps, 1e-5);
+}
+
+void DefaultAugmentation(v1::Data* data) {
+  if (data->has_photo_metric_distortion()) {
+    v1::PhotoMetricDistortion* distortion = data->mutable_photo_metric_distortion();
+    MUSTER_DEFAULT(distortion, brightness_delta, 32);
+    MUSTER_DEFAULT(distortion, contrast_lower, 0.5);
+    MUSTER_DEFAULT(distortion, contrast_upper, 1.5);
+    MUSTER_DEFAULT(distortion, saturation_lower, 0.5);
+    MUSTER_DEFAULT(distortion, saturation_upper, 1.5);
+    MUSTER_DEFAULT(distortion, hue_delta, 18);
+  }
+  if (data->has_expand()) {
+    MUSTER_DEFAULT(data->mutable_expand(), ratio_min, 1);
+    MUSTER_DEFAULT(data->mutable_expand(), ratio_max, 4);
+    MUSTER_DEFAULT(data->mutable_expand(), prob, 0.5);
+  }
+  if (data->has_min_iou_random_crop()) {
+    DefaultList(data->mutable_min_iou_random_crop()->mutable_min_ious(), {0.1, 0.3, 0.5, 0.7, 0.9});
+    MUSTER_DEFAULT(data->mutable_min_iou_random_crop(), min_crop_size, 0.3);
+  }
 }
 
 void DefaultData(v1::Data* data) {
@@ -131,6 +162,8 @@ void DefaultData(v1::Data* data) {
   MUSTER_DEFAULT(data, min_image_side, 32);
   MUSTER_DEFAULT(data, keep_empty, false);
   MUSTER_DEFAULT(data, test_images_per_rank, 1);
+  MUSTER_DEFAULT(data, with_crowd, true);
+  DefaultAugmentation(data);
 }
 
 void DefaultSchedule(v1::Schedule* schedule, bool seed) {
@@ -141,6 +174,8 @@ void DefaultSchedule(v1::Schedule* schedule, bool seed) {
   MUSTER_DEFAULT(schedule, warmup_steps, 500);
   MUSTER_DEFAULT(schedule, warmup_ratio, seed ? 1.0 / 3 : 0.001);
   MUSTER_DEFAULT(schedule, gamma, 0.1);
+  MUSTER_DEFAULT(schedule, accumulative_counts, 1);
+  MUSTER_DEFAULT_ENUM(schedule, precision, v1::PRECISION_FLOAT32);
 }
 
 void DefaultRun(TrainJob* job) {
@@ -150,6 +185,8 @@ void DefaultRun(TrainJob* job) {
   MUSTER_DEFAULT_ENUM(resources, device, v1::DEVICE_CPU);
   MUSTER_DEFAULT(resources, max_restarts, 3);
   if (!resources->has_grace_period()) resources->mutable_grace_period()->set_seconds(10);
+  if (!resources->has_start_timeout()) resources->mutable_start_timeout()->set_seconds(15 * 60);
+  if (!resources->has_restart_backoff()) resources->mutable_restart_backoff()->set_seconds(2);
   v1::Distributed* distributed = job->mutable_distributed();
   MUSTER_DEFAULT(distributed, bucket_cap_bytes, uint64_t{25} << 20);
   if (!distributed->has_timeout()) distributed->mutable_timeout()->set_seconds(600);
@@ -157,6 +194,7 @@ void DefaultRun(TrainJob* job) {
   MUSTER_DEFAULT(checkpointing, every_steps, 0);
   MUSTER_DEFAULT(checkpointing, keep_last, 3);
   MUSTER_DEFAULT(job->mutable_evaluation(), every_epochs, 1);
+  MUSTER_DEFAULT(job->mutable_evaluation(), tta_flip, false);
   MUSTER_DEFAULT(job, seed, 0);
 }
 

@@ -88,7 +88,8 @@ void CheckProposals(Checker* check, const std::string& path, const v1::Proposals
   check->InRange(path + ".nms_iou_threshold", proposals.nms_iou_threshold(), 0.0, 1.0);
 }
 
-void CheckRpnHead(Checker* check, const v1::RPNHead& head, uint32_t num_outs) {
+void CheckRpnHead(Checker* check, const v1::RPNHead& head, absl::string_view neck,
+                  uint32_t num_outs) {
   const std::string path = "model.rpn_head";
   check->InRange<uint32_t>(path + ".feat_channels", head.feat_channels(), 1, 8192);
   for (int i = 0; i < head.anchor_scales_size(); ++i) {
@@ -99,8 +100,8 @@ void CheckRpnHead(Checker* check, const v1::RPNHead& head, uint32_t num_outs) {
   }
   if (static_cast<uint32_t>(head.anchor_strides_size()) != num_outs) {
     check->Add(path + ".anchor_strides",
-               absl::StrCat("has ", head.anchor_strides_size(),
-                            " strides; model.hrfpn.num_outs says ", num_outs, " levels"));
+               absl::StrCat("has ", head.anchor_strides_size(), " strides; model.", neck,
+                            ".num_outs says ", num_outs, " levels"));
   }
   for (int i = 0; i < std::min(head.anchor_strides_size(), 16); ++i) {
     if (head.anchor_strides(i) != (4u << i)) {
@@ -132,28 +133,57 @@ void CheckRoiHead(Checker* check, const v1::RoIHead& head) {
   check->InRange<uint32_t>(path + ".max_per_img", head.max_per_img(), 1, 10000);
 }
 
-void CheckModel(Checker* check, const v1::Model& model) {
-  check->KnownEnum("model.conventions", model.conventions(), v1::Conventions_IsValid);
-  check->InRange<uint32_t>("model.num_classes", model.num_classes(), 1, 10000);
+void CheckBackbone(Checker* check, const v1::Model& model) {
+  if (model.has_resnet()) {
+    const v1::ResNet& resnet = model.resnet();
+    if (resnet.depth() != 50 && resnet.depth() != 101 && resnet.depth() != 152) {
+      check->Add("model.resnet.depth", absl::StrCat(resnet.has_depth() ? "is " : "required, not ",
+                                                    resnet.depth(), "; must be 50, 101 or 152"));
+    }
+    check->InRange("model.resnet.frozen_stages", resnet.frozen_stages(), -1, 4);
+    if (model.has_hrfpn()) check->Add("model.hrfpn", "belongs to model.hrnet; use model.fpn");
+    return;
+  }
   if (!model.has_hrnet()) {
     check->Add(
         "model.hrnet",
         "no backbone: use a base such as _base/hrnetv2p_w18.textproto, or set model.hrnet.width");
-  } else if (!model.hrnet().has_width()) {
-    check->Add("model.hrnet.width", "required: 18, 32, 40, 48 or another number of channels");
-  } else {
-    const v1::HRNet& hrnet = model.hrnet();
-    check->InRange<uint32_t>("model.hrnet.width", hrnet.width(), 1, 512);
-    check->InRange<uint32_t>("model.hrnet.stem_channels", hrnet.stem_channels(), 1, 8192);
-    CheckStage(check, "model.hrnet.stage1", hrnet.stage1(), 1);
-    CheckStage(check, "model.hrnet.stage2", hrnet.stage2(), 2);
-    CheckStage(check, "model.hrnet.stage3", hrnet.stage3(), 3);
-    CheckStage(check, "model.hrnet.stage4", hrnet.stage4(), 4);
+    return;
   }
-  check->InRange<uint32_t>("model.hrfpn.out_channels", model.hrfpn().out_channels(), 1, 8192);
+  const v1::HRNet& hrnet = model.hrnet();
+  if (model.has_fpn()) check->Add("model.fpn", "belongs to model.resnet; use model.hrfpn");
+  if (!hrnet.has_width()) {
+    check->Add("model.hrnet.width", "required: 18, 32, 40, 48 or another number of channels");
+    return;
+  }
+  check->InRange<uint32_t>("model.hrnet.width", hrnet.width(), 1, 512);
+  check->InRange<uint32_t>("model.hrnet.stem_channels", hrnet.stem_channels(), 1, 8192);
+  CheckStage(check, "model.hrnet.stage1", hrnet.stage1(), 1);
+  CheckStage(check, "model.hrnet.stage2", hrnet.stage2(), 2);
+  CheckStage(check, "model.hrnet.stage3", hrnet.stage3(), 3);
+  CheckStage(check, "model.hrnet.stage4", hrnet.stage4(), 4);
+}
+
+// HRFPN or FPN.
+template <typename Neck>
+void CheckNeck(Checker* check, absl::string_view name, const Neck& neck) {
+  check->InRange<uint32_t>(absl::StrCat("model.", name, ".out_channels"), neck.out_channels(), 1,
+                           8192);
   // RoIs are pooled from the first four levels.
-  check->InRange<uint32_t>("model.hrfpn.num_outs", model.hrfpn().num_outs(), 4, 6);
-  CheckRpnHead(check, model.rpn_head(), model.hrfpn().num_outs());
+  check->InRange<uint32_t>(absl::StrCat("model.", name, ".num_outs"), neck.num_outs(), 4, 6);
+}
+
+void CheckModel(Checker* check, const v1::Model& model) {
+  check->KnownEnum("model.conventions", model.conventions(), v1::Conventions_IsValid);
+  check->InRange<uint32_t>("model.num_classes", model.num_classes(), 1, 10000);
+  CheckBackbone(check, model);
+  if (model.has_fpn()) {
+    CheckNeck(check, "fpn", model.fpn());
+    CheckRpnHead(check, model.rpn_head(), "fpn", model.fpn().num_outs());
+  } else {
+    CheckNeck(check, "hrfpn", model.hrfpn());
+    CheckRpnHead(check, model.rpn_head(), "hrfpn", model.hrfpn().num_outs());
+  }
   CheckRoiHead(check, model.roi_head());
   check->KnownEnum("model.norm.type", model.norm().type(), v1::NormType_IsValid);
   check->InRange("model.norm.momentum", model.norm().momentum(), 0.0, 1.0);
@@ -219,7 +249,7 @@ void CheckScales(Checker* check, const v1::Data& data) {
   const v1::MultiScale& multi_scale = data.multi_scale();
   const std::string scales = "data.multi_scale.scales";
   v1::Scale largest;
-  if (multi_scale.scales().empty()) {
+  if (multi_scale.scales().empty() && !data.has_rand_resize_crop()) {
     check->Add(scales, "required: at least one {long_side: 1333 short_side: 800}");
   }
   for (int i = 0; i < multi_scale.scales_size(); ++i) {
@@ -233,6 +263,17 @@ void CheckScales(Checker* check, const v1::Data& data) {
                absl::StrCat("has ", multi_scale.scales_size(),
                             " scales; mode RANGE needs exactly two, the smallest and the largest"));
   }
+  if (data.has_rand_resize_crop()) {
+    if (!multi_scale.scales().empty()) {
+      check->Add(scales, "are not used beside data.rand_resize_crop: leave one of them out");
+    }
+    if (!data.has_test_scale()) {
+      check->Add("data.test_scale", "required beside data.rand_resize_crop");
+    }
+    // No crop is larger than this.
+    largest.set_long_side(data.rand_resize_crop().crop_size().long_side());
+    largest.set_short_side(data.rand_resize_crop().crop_size().short_side());
+  }
   const uint32_t divisor = std::max(1u, data.size_divisor());
   if (data.size_divisor() == 0) check->Add("data.size_divisor", "is 0; must be at least 1");
   if (divisor % kStride != 0 && (!data.has_pad_size() || !data.has_test_pad_size())) {
@@ -244,6 +285,66 @@ void CheckScales(Checker* check, const v1::Data& data) {
   if (data.has_test_scale()) CheckSides(check, "data.test_scale", data.test_scale());
   if (data.has_test_pad_size()) {
     CheckCanvas(check, "data.test_pad_size", data.test_pad_size(), data.test_scale(), divisor);
+  }
+}
+
+// Two fields that bound a draw.
+void CheckBounds(Checker* check, const std::string& path, const char* lower_name, double lower,
+                 const char* upper_name, double upper) {
+  check->AtLeast(path + lower_name, lower, 0);
+  check->AtLeast(path + upper_name, upper, 0);
+  if (lower > upper) {
+    check->Add(path + lower_name, absl::StrCat("is above ", upper_name + 1, " (", upper, ")"));
+  }
+}
+
+void CheckAugmentation(Checker* check, const v1::Data& data) {
+  if (data.has_photo_metric_distortion()) {
+    const v1::PhotoMetricDistortion& distortion = data.photo_metric_distortion();
+    const std::string path = "data.photo_metric_distortion";
+    check->InRange(path + ".brightness_delta", distortion.brightness_delta(), 0.0, 255.0);
+    CheckBounds(check, path, ".contrast_lower", distortion.contrast_lower(), ".contrast_upper",
+                distortion.contrast_upper());
+    CheckBounds(check, path, ".saturation_lower", distortion.saturation_lower(),
+                ".saturation_upper", distortion.saturation_upper());
+    check->InRange(path + ".hue_delta", distortion.hue_delta(), 0.0, 360.0);
+  }
+  if (data.has_expand()) {
+    const v1::Expand& expand = data.expand();
+    check->InRange("data.expand.ratio_min", expand.ratio_min(), 1.0, 16.0);
+    check->InRange("data.expand.ratio_max", expand.ratio_max(), 1.0, 16.0);
+    CheckBounds(check, "data.expand", ".ratio_min", expand.ratio_min(), ".ratio_max",
+                expand.ratio_max());
+    check->InRange("data.expand.prob", expand.prob(), 0.0, 1.0);
+  }
+  if (data.has_min_iou_random_crop()) {
+    const v1::MinIoURandomCrop& crop = data.min_iou_random_crop();
+    for (int i = 0; i < crop.min_ious_size(); ++i) {
+      check->InRange(absl::StrCat("data.min_iou_random_crop.min_ious[", i, "]"), crop.min_ious(i),
+                     0.0, 1.0);
+    }
+    check->InRange("data.min_iou_random_crop.min_crop_size", crop.min_crop_size(), 0.01, 1.0);
+  }
+  if (data.has_rand_resize_crop()) {
+    const v1::RandomResizeCrop& crop = data.rand_resize_crop();
+    const std::string scales = "data.rand_resize_crop.scales";
+    if (crop.scales().empty()) {
+      check->Add(scales, "required: at least one {long_side: 1400 short_side: 800}");
+    }
+    for (int i = 0; i < crop.scales_size(); ++i) {
+      CheckSides(check, absl::StrCat(scales, "[", i, "]"), crop.scales(i));
+    }
+    CheckSides(check, "data.rand_resize_crop.crop_size", crop.crop_size());
+  }
+}
+
+void CheckEvaluation(Checker* check, const v1::TrainJob& job) {
+  for (int i = 0; i < job.evaluation().tta_scales_size(); ++i) {
+    const std::string path = absl::StrCat("evaluation.tta_scales[", i, "]");
+    CheckSides(check, path, job.evaluation().tta_scales(i));
+    if (job.data().has_test_pad_size()) {
+      check->Add(path, "cannot be used with data.test_pad_size: scales differ in size");
+    }
   }
 }
 
@@ -262,6 +363,7 @@ void CheckData(Checker* check, const v1::TrainJob& job) {
   check->InRange<uint32_t>("data.loader_threads", data.loader_threads(), 1, 64);
   check->InRange<uint32_t>("data.prefetch_batches", data.prefetch_batches(), 1, 64);
   CheckScales(check, data);
+  CheckAugmentation(check, data);
   check->InRange("data.flip_ratio", data.flip_ratio(), 0.0, 1.0);
   for (const auto& [name, values] :
        {std::pair("data.mean", &data.mean()), std::pair("data.std", &data.std())}) {
@@ -293,6 +395,8 @@ void CheckSchedule(Checker* check, const v1::Schedule& schedule) {
   check->AtLeast("schedule.grad_clip_norm", schedule.grad_clip_norm(), 0);
   check->InRange("schedule.warmup_ratio", schedule.warmup_ratio(), 0.0, 1.0);
   check->Positive("schedule.gamma", schedule.gamma());
+  check->InRange<uint32_t>("schedule.accumulative_counts", schedule.accumulative_counts(), 1, 1024);
+  check->KnownEnum("schedule.precision", schedule.precision(), v1::Precision_IsValid);
   for (int i = 0; i < schedule.step_epochs_size(); ++i) {
     const std::string field = absl::StrCat("schedule.step_epochs[", i, "]");
     const uint32_t epoch = schedule.step_epochs(i);
@@ -317,6 +421,8 @@ void CheckRun(Checker* check, const v1::TrainJob& job) {
   check->KnownEnum("resources.device", resources.device(), v1::Device_IsValid);
   check->InRange<uint32_t>("resources.max_restarts", resources.max_restarts(), 0, 1000);
   check->InRange("resources.grace_period", Seconds(resources.grace_period()), 0.0, 3600.0);
+  check->InRange("resources.start_timeout", Seconds(resources.start_timeout()), 1.0, 86400.0);
+  check->InRange("resources.restart_backoff", Seconds(resources.restart_backoff()), 0.0, 300.0);
   check->Positive("distributed.bucket_cap_bytes",
                   static_cast<double>(job.distributed().bucket_cap_bytes()));
   check->Positive("distributed.timeout", Seconds(job.distributed().timeout()));
@@ -337,6 +443,7 @@ std::vector<Violation> Validate(const v1::TrainJob& job) {
   }
   CheckModel(&check, full.model());
   CheckData(&check, full);
+  CheckEvaluation(&check, full);
   CheckSchedule(&check, full.schedule());
   CheckRun(&check, full);
   return check.Take();
