@@ -11,4 +11,8 @@ if(MUSTER_SANITIZE)
   endif()
   add_compile_options(-fsanitize=${MUSTER_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${MUSTER_SANITIZE})
+  if("thread" IN_LIST _muster_sanitizers)
+    # Every program links it: see the file.
+    add_library(muster_sanitizer_support OBJECT "${PROJECT_SOURCE_DIR}/cmake/thread_sanitizer/abseil_mutex.cc")
+  endif()
 endif()
