@@ -3,3 +3,5 @@ muster_test(SRC e2e/cluster_test.cc LABELS e2e TIMEOUT 900 RESOURCE_LOCK cluster
   DEPS muster::local_cluster muster::base)
 muster_test(SRC e2e/prometheus_test.cc LABELS e2e TIMEOUT 300 RESOURCE_LOCK cluster PROGRAMS ${MUSTER_PROGRAMS}
   DEPS muster::local_cluster nlohmann_json::nlohmann_json PkgConfig::CPPHTTPLIB)
+muster_test(SRC e2e/several_hosts_test.cc LABELS e2e TIMEOUT 900 RESOURCE_LOCK cluster PROGRAMS ${MUSTER_PROGRAMS}
+  DEPS muster::network_namespaces muster::testing nlohmann_json::nlohmann_json)
