@@ -216,10 +216,14 @@ std::string Description(const v1::Job& job, const std::vector<v1::JobEvent>& eve
   }
   if (job.has_first_failure()) {
     const v1::RankFailure& failure = job.first_failure();
+    // A start that took too long is the failure of no process.
+    const bool process_ended = failure.signal() != 0 || failure.exit_code() != 0;
+    const std::string who = process_ended || failure.message().empty()
+                                ? absl::StrFormat("rank %d on %s: ", failure.rank(), failure.node())
+                                : "";
     absl::StrAppend(&text, "\n",
-                    Emphasize(absl::StrFormat("First failure of generation %d: rank %d on %s: %s",
-                                              failure.generation(), failure.rank(), failure.node(),
-                                              failure.message()),
+                    Emphasize(absl::StrFormat("First failure of generation %d: %s%s",
+                                              failure.generation(), who, failure.message()),
                               Emphasis::kRed, options.color),
                     "\n");
     for (const std::string& line : failure.stderr_tail())

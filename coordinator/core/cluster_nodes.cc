@@ -1,5 +1,6 @@
 // The part of ClusterState that listens to workers.
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -12,14 +13,6 @@ namespace muster::coordinator {
 namespace {
 
 using v1::AllocationStatus;
-
-google::protobuf::Duration ToProto(absl::Duration duration) {
-  google::protobuf::Duration proto;
-  proto.set_seconds(absl::ToInt64Seconds(duration));
-  proto.set_nanos(static_cast<int32_t>(
-      absl::ToInt64Nanoseconds(duration - absl::Seconds(absl::ToInt64Seconds(duration)))));
-  return proto;
-}
 
 bool GoodNodeName(const std::string& name) {
   return !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](char c) {
@@ -97,6 +90,7 @@ void ClusterState::Handle(const WorkerHelloCommand& command, Step* step) {
     EndSession(&node, "a newer connection of the same worker has taken over",
                node.instance == hello.instance(), step);
   }
+  const bool restarted = !node.instance.empty() && node.instance != hello.instance();
   node.session = command.session;
   sessions_[command.session] = name;
   node.instance = hello.instance();
@@ -128,7 +122,7 @@ void ClusterState::Handle(const WorkerHelloCommand& command, Step* step) {
   }
   for (const std::string& job_name : unheld) {
     JobMachine* job = Find(job_name);
-    Drive(job, step, [&](JobOutput* out) { job->NotHeld(name, step->now, out); });
+    Drive(job, step, [&](JobOutput* out) { job->NotHeld(name, restarted, step->now, out); });
   }
   step->nodes_to_tell.insert(name);
   step->schedule = true;
@@ -137,7 +131,6 @@ void ClusterState::Handle(const WorkerHelloCommand& command, Step* step) {
 void ClusterState::ApplyStatus(NodeEntry* node, const AllocationStatus& status, Step* step) {
   const std::string& name = node->record.name();
   JobMachine* job = Find(status.job());
-  bool taken = false;
   if (job != nullptr) {
     if (status.phase() == AllocationStatus::PHASE_STOPPED &&
         job->job().generation() == status.generation() && job->AllocationOn(name).has_value()) {
@@ -150,16 +143,20 @@ void ClusterState::ApplyStatus(NodeEntry* node, const AllocationStatus& status, 
         *progress.mutable_progress() = status.progress();
         job->ReportProgress(name, progress, options_.progress_persist_interval, step->now, out);
       }
-      taken = job->Report(name, status, step->now, out);
+      job->Report(name, status, step->now, out);
     });
   }
   const std::pair<std::string, int64_t> key(status.job(), status.generation());
-  if (taken || !HasProcesses(status.phase())) {
+  const bool held =
+      job != nullptr && job->job().generation() == status.generation() && job->SlotsHeld(name) > 0;
+  if (held || !HasProcesses(status.phase())) {
     if (node->leftovers.erase(key) > 0) step->schedule = true;
     return;
   }
   // The desired state does not name it, so the worker is ending it; its slots are not free before.
-  if (node->leftovers.emplace(key, status.ranks_size()).second) step->nodes_to_tell.insert(name);
+  if (node->leftovers.emplace(key, Leftover{status.ranks_size(), false}).second) {
+    step->nodes_to_tell.insert(name);
+  }
 }
 
 ClusterState::NodeEntry* ClusterState::Heard(SessionId session, Step* step) {
@@ -201,6 +198,11 @@ void ClusterState::Handle(const AckCommand& command, Step* step) {
   if (node == nullptr || command.ack.version() != node->desired_version) return;
   const std::string& name = node->record.name();
   const std::string& error = command.ack.error();
+  node->acknowledged_version = command.ack.version();
+  if (!node->leftovers.empty()) step->schedule = true;
+  for (auto it = node->leftovers.begin(); it != node->leftovers.end();) {
+    it = it->second.only_prepared && error.empty() ? node->leftovers.erase(it) : std::next(it);
+  }
   if (!error.empty()) {
     node->refuses = true;
     step->effects.log.push_back(LogLine{base::LogSeverity::kError,
@@ -250,67 +252,6 @@ void ClusterState::Handle(const SessionClosedCommand& command, Step* step) {
   step->effects.log.push_back(LogLine{base::LogSeverity::kWarning,
                                       "node is unreachable: its stream ended", "", it->second});
   sessions_.erase(it);
-}
-
-bool ClusterState::LeaseExpired(const NodeEntry& node, Instant now) const {
-  const std::string& name = node.record.name();
-  absl::Duration last_advance = -absl::InfiniteDuration();
-  absl::Duration interval;
-  for (const std::string& job_name : node.jobs) {
-    const JobMachine& job = jobs_.at(job_name);
-    const absl::Duration elsewhere = job.LastAdvanceElsewhere(name);
-    if (job.job().state() != v1::Job::STATE_RUNNING || elsewhere < last_advance) continue;
-    if (elsewhere == -absl::InfiniteDuration()) continue;
-    last_advance = elsewhere;
-    interval = job.advance_interval();
-  }
-  return leases_.Expired(name, last_advance, interval, now.monotonic);
-}
-
-void ClusterState::Handle(const TickCommand&, Step* step) {
-  // After a stopped process or a suspended machine the ticks come before the heartbeats that wait.
-  const absl::Duration pause = step->now.monotonic - last_tick_;
-  if (pause > options_.lease.heartbeat_interval) leases_.Forgive(pause);
-  last_tick_ = step->now.monotonic;
-  for (auto& [name, node] : nodes_) {
-    if (node.state == v1::Node::STATE_READY && leases_.HeartbeatMissed(name, step->now.monotonic)) {
-      node.state = v1::Node::STATE_UNREACHABLE;
-      step->schedule = true;
-      step->effects.log.push_back(
-          LogLine{base::LogSeverity::kWarning, "node is unreachable: no heartbeat", "", name});
-    }
-    if (node.state == v1::Node::STATE_UNREACHABLE && LeaseExpired(node, step->now)) {
-      LoseNode(&node, step);
-    }
-  }
-  ForgetRequests(step);
-}
-
-void ClusterState::LoseNode(NodeEntry* node, Step* step) {
-  const std::string& name = node->record.name();
-  node->state = v1::Node::STATE_LOST;
-  ++step->effects.node_losses;
-  step->schedule = true;
-  const std::string reason = absl::StrCat("nodes/", name, " is lost: nothing was heard of it");
-  step->effects.log.push_back(LogLine{base::LogSeverity::kWarning, reason, "", name});
-  // If it lives it must join again, with all that it holds.
-  EndSession(node, "nothing was heard of this worker for too long; join again", true, step);
-  const std::set<std::string> names = node->jobs;
-  for (const std::string& job_name : names) {
-    JobMachine* job = Find(job_name);
-    Drive(job, step, [&](JobOutput* out) { job->LoseNode(name, reason, step->now, out); });
-  }
-}
-
-void ClusterState::ForgetRequests(Step* step) {
-  for (auto it = requests_.begin(); it != requests_.end();) {
-    if (FromTimestamp(it->second.expire_time()) > step->now.wall) {
-      ++it;
-      continue;
-    }
-    step->effects.writes.expired_requests.insert(it->first);
-    it = requests_.erase(it);
-  }
 }
 
 }  // namespace muster::coordinator

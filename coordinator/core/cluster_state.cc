@@ -14,11 +14,6 @@ namespace {
 
 constexpr size_t kKeptEventsPerJob = 500;
 
-Gang GangOf(const config::v1::TrainJob& config) {
-  return Gang{std::max(1, static_cast<int>(config.resources().nodes())),
-              std::max(1, static_cast<int>(config.resources().ranks_per_node()))};
-}
-
 absl::string_view StateWord(v1::Job::State state) {
   return absl::StripPrefix(v1::Job::State_Name(state), "STATE_");
 }
@@ -37,7 +32,7 @@ ClusterState::ClusterState(const Options& options, Snapshot stored, Instant now)
     const int64_t sequence = record.submit_sequence();
     next_submission_ = std::max(next_submission_, sequence + 1);
     jobs_by_sequence_[sequence] = name;
-    JobMachine& job = jobs_.emplace(name, JobMachine(std::move(record))).first->second;
+    JobMachine& job = jobs_.emplace(name, JobMachine(std::move(record), now)).first->second;
     if (job.job().state() == v1::Job::STATE_QUEUED) queue_[sequence] = name;
     for (const std::string& node : job.Nodes()) {
       if (job.SlotsHeld(node) > 0) nodes_[node].jobs.insert(name);
@@ -135,7 +130,9 @@ void ClusterState::Handle(const CreateJobCommand& command, Step* step) {
   }
   const int64_t sequence = next_submission_++;
   JobMachine& job =
-      jobs_.emplace(name, JobMachine(JobMachine::NewRecord(command.job, sequence, step->now)))
+      jobs_
+          .emplace(name,
+                   JobMachine(JobMachine::NewRecord(command.job, sequence, step->now), step->now))
           .first->second;
   jobs_by_sequence_[sequence] = name;
   queue_[sequence] = name;
@@ -182,86 +179,6 @@ void ClusterState::Handle(const CancelJobCommand& command, Step* step) {
   step->effects.reply = job->job();
 }
 
-std::vector<NodeCapacity> ClusterState::ReadyCapacities() const {
-  std::vector<NodeCapacity> capacities;
-  for (const auto& [name, node] : nodes_) {
-    if (node.state != v1::Node::STATE_READY || node.refuses) continue;
-    const int slots = node.record.inventory().slots();
-    capacities.push_back(NodeCapacity{name, slots, slots - SlotsUsed(node)});
-  }
-  return capacities;
-}
-
-int ClusterState::SlotsUsed(const NodeEntry& node) const {
-  int used = 0;
-  for (const std::string& name : node.jobs) {
-    used += jobs_.at(name).SlotsHeld(node.record.name());
-  }
-  for (const auto& [key, slots] : node.leftovers) used += slots;
-  return used;
-}
-
-void ClusterState::Schedule(Step* step) {
-  if (queue_.empty()) return;
-  std::vector<NodeCapacity> nodes = ReadyCapacities();
-  std::string blocker;
-  const std::map<int64_t, std::string> queue = queue_;
-  for (const auto& [sequence, name] : queue) {
-    JobMachine& job = jobs_.at(name);
-    const Gang gang = job.gang();
-    if (blocker.empty()) {
-      if (std::optional<std::vector<std::string>> chosen = PlaceGang(gang, nodes, job.Nodes());
-          chosen.has_value()) {
-        for (NodeCapacity& node : nodes) {
-          if (std::find(chosen->begin(), chosen->end(), node.name) != chosen->end()) {
-            node.free_slots -= gang.ranks_per_node;
-          }
-        }
-        Drive(&job, step, [&](JobOutput* out) { job.Place(*chosen, step->now, out); });
-        continue;
-      }
-    }
-    std::string reason = WaitReason(gang, nodes);
-    if (!blocker.empty() && PlaceGang(gang, nodes, {}).has_value()) {
-      reason = absl::StrCat("waits behind ", blocker);
-    }
-    if (blocker.empty() && FitsWhenEmpty(gang, nodes)) blocker = name;
-    Drive(&job, step, [&](JobOutput* out) { job.SetWaitReason(reason, step->now, out); });
-  }
-}
-
-void ClusterState::PushDesiredState(Step* step) {
-  for (const std::string& name : step->nodes_to_tell) {
-    NodeEntry& node = nodes_[name];
-    if (node.session == 0) continue;
-    // Above all versions of earlier runs of the coordinator.
-    node.desired_version = std::max(node.desired_version + 1, absl::ToUnixMicros(step->now.wall));
-    SessionMessage message;
-    message.session = node.session;
-    v1::DesiredState* desired = message.message.mutable_desired();
-    desired->set_version(node.desired_version);
-    for (const std::string& job : node.jobs) {
-      if (std::optional<v1::Allocation> allocation = jobs_.at(job).AllocationOn(name);
-          allocation.has_value()) {
-        allocation->set_machine_slots(MachineSlots(node.record.inventory()));
-        *desired->add_allocations() = *std::move(allocation);
-      }
-    }
-    step->effects.messages.push_back(std::move(message));
-  }
-}
-
-int ClusterState::MachineSlots(const v1::Inventory& inventory) const {
-  if (inventory.machine_id().empty()) return inventory.slots();
-  int slots = 0;
-  for (const auto& [name, node] : nodes_) {
-    const bool live = node.state != v1::Node::STATE_LOST;
-    const v1::Inventory& other = node.record.inventory();
-    if (live && other.machine_id() == inventory.machine_id()) slots += other.slots();
-  }
-  return slots;
-}
-
 const v1::Job* ClusterState::FindJob(const std::string& name) const {
   auto it = jobs_.find(name);
   return it == jobs_.end() ? nullptr : &it->second.job();
@@ -304,7 +221,9 @@ v1::Node ClusterState::ToNode(const NodeEntry& entry) const {
   node.set_state(entry.state);
   *node.mutable_inventory() = entry.record.inventory();
   node.set_slots_used(SlotsUsed(entry));
-  for (const std::string& job : entry.jobs) node.add_jobs(job);
+  std::set<std::string> jobs = entry.jobs;
+  for (const auto& [key, leftover] : entry.leftovers) jobs.insert(key.first);
+  for (const std::string& job : jobs) node.add_jobs(job);
   if (entry.last_heard_wall != absl::InfinitePast()) {
     *node.mutable_last_heartbeat_time() = ToTimestamp(entry.last_heard_wall);
   }
@@ -357,18 +276,6 @@ std::map<std::string, absl::Duration> ClusterState::HeartbeatAges(Instant now) c
     if (node.session != 0) ages[name] = now.monotonic - leases_.LastHeard(name);
   }
   return ages;
-}
-
-std::string ClusterState::PlacementWarning(const config::v1::TrainJob& config) const {
-  const std::vector<NodeCapacity> nodes = ReadyCapacities();
-  const Gang gang = GangOf(config);
-  if (FitsWhenEmpty(gang, nodes)) return "";
-  return absl::StrCat(
-      "would wait for more nodes: it needs ", gang.nodes, " with ", gang.ranks_per_node,
-      " slots each, and ",
-      std::count_if(nodes.begin(), nodes.end(),
-                    [&](const NodeCapacity& node) { return node.slots >= gang.ranks_per_node; }),
-      " of the ", nodes.size(), " ready nodes have as many");
 }
 
 absl::StatusOr<ClusterState::RankLocation> ClusterState::LocateRank(const std::string& job,

@@ -38,7 +38,13 @@ inline constexpr int kProtocolVersion = 1;
 //                                             hello
 //
 // A job's life: JobMachine. Queued jobs are placed in order of submission. A job that would fit the
-// ready nodes if they were empty holds later ones back; one that would not lets them pass.
+// ready nodes if they were empty holds later ones back; one that would not, or that waits after a
+// failure, lets them pass.
+//
+// What a node still runs of a generation that is over for its job keeps its slots (NodeEntry's
+// leftovers) until its worker says that no process of it is left. Meanwhile the node gets no other
+// generation of that job, and nothing at all before its worker has acknowledged the newest desired
+// state: so neither a worker that hangs nor a rank that cannot be killed is given more to do.
 class ClusterState {
  public:
   struct Options {
@@ -89,6 +95,11 @@ class ClusterState {
                                           int rank) const;
 
  private:
+  struct Leftover {
+    int slots = 0;
+    // Was never told to run, so that an acknowledgement of a later state is its end.
+    bool only_prepared = false;
+  };
   struct NodeEntry {
     internal::NodeRecord record;
     v1::Node::State state = v1::Node::STATE_UNREACHABLE;
@@ -96,13 +107,18 @@ class ClusterState {
     std::string instance;
     absl::Time last_heard_wall = absl::InfinitePast();
     int64_t desired_version = 0;
+    int64_t acknowledged_version = 0;
     // It refused work or ended some by itself, as a worker that is being stopped does: nothing is
     // placed on it before it joins again.
     bool refuses = false;
     // Live jobs with slots here.
     std::set<std::string> jobs;
-    // Slots of (job, generation) that is not wanted but still ends.
-    std::map<std::pair<std::string, int64_t>, int> leftovers;
+    // By (job, generation): not wanted, but not over here yet.
+    std::map<std::pair<std::string, int64_t>, Leftover> leftovers;
+
+    // Nothing is placed on it for now.
+    bool Busy() const { return !leftovers.empty() && acknowledged_version != desired_version; }
+    bool HasLeftover(const std::string& job) const;
   };
   // One Apply under way.
   struct Step {
@@ -129,6 +145,11 @@ class ClusterState {
   void TakeInventory(NodeEntry* node, const v1::Hello& hello, Step* step);
   void ApplyStatus(NodeEntry* node, const v1::AllocationStatus& status, Step* step);
   void LoseNode(NodeEntry* node, Step* step);
+  // Of jobs on nodes, and of those that wait after a failure.
+  void CheckTimeLimits(Step* step);
+  // The worker is there, but has not ended its part of the job in time.
+  void GiveUpNode(JobMachine* job, const std::string& node_name, Step* step);
+  std::set<std::string> LiveJobs() const;
   bool LeaseExpired(const NodeEntry& node, Instant now) const;
   void ForgetRequests(Step* step);
 
@@ -139,6 +160,8 @@ class ClusterState {
   void Schedule(Step* step);
   // Slots of all live workers on the machine of `inventory`, which share its cores.
   int MachineSlots(const v1::Inventory& inventory) const;
+  // "; nodes/b still ends generation 3 of jobs/j", or empty.
+  std::string LeftoverNote() const;
   void PushDesiredState(Step* step);
   std::vector<NodeCapacity> ReadyCapacities() const;
   int SlotsUsed(const NodeEntry& node) const;

@@ -20,6 +20,9 @@
 
 namespace muster::coordinator {
 
+// Attempts that fail again and again are at most so far apart.
+inline constexpr absl::Duration kLongestBackoff = absl::Minutes(5);
+
 // What one input to a job brings about, for the cluster to act on.
 struct JobOutput {
   // The record must be stored.
@@ -46,24 +49,40 @@ struct JobOutput {
 //     +--|-----------+     +-----> FAILED                                          |
 //        +-------------------------------------------------------------------------+
 //
-//  1 Place: a gang was found; generation + 1; its nodes are told to PREPARE. When all are PREPARED
-//    the resume point is chosen and they are told to RUN (still STARTING).
+//  1 Place: a gang was found, and the wait after a failure is over; generation + 1; its nodes are
+//    told to PREPARE. When all are PREPARED the resume point is chosen and they are told to RUN
+//    (still STARTING).
 //  2 every node reports RUNNING (or SUCCEEDED)
 //  3 every node reports SUCCEEDED (also straight from STARTING)
-//  4 a rank failed, a node was lost or could not prepare: nothing of the generation is wanted now
-//  5 no process of the generation is left: a retry (counted unless only a node was lost)
+//  4 a rank failed, a node was lost or could not prepare, or after start_timeout not every rank has
+//    joined: nothing of the generation is wanted now
+//  5 every share has ended: a retry. A failure of the job's own counts and waits restart_backoff,
+//    doubled for each failure in a row; after a lost node neither.
 //  6 likewise, but a retry cannot mend it, or max_restarts is used up
-//  7 Cancel; 8 Cancel while nothing is placed; 9 no process is left
+//  7 Cancel; 8 Cancel while nothing is placed; 9 every share has ended
+//
+// A share (one node's part of a generation) has ended when no process of it is left, when its node
+// is lost, or when its node was given up because it has not ended the share within grace_period and
+// 30 s of being told to.
 //
 // A rank that ended because a peer vanished (exit code kExitCollectiveLost) is the first failure
 // only while no better one of its generation is known: reports of several nodes come in any order.
+//
+// What counts as a lost node, so that it costs no restart: the lease of its worker ran out; its
+// worker ended the ranks by itself; its worker came back and holds nothing of the generation, as
+// after a reboot of the machine (a worker that finds that all of its ranks were killed together
+// with their shims, which leaves no exit status, forgets them). A rank whose end was seen, also by
+// SIGKILL, is a failure of the job's own.
+//
+// Time limits count in time that this coordinator was there: a paused one forgives the pause, and
+// one that takes up a stored record lets them start anew.
 class JobMachine {
  public:
   // A new job in QUEUED: of `job` name, uid, display_name, labels and config are read.
   static internal::JobRecord NewRecord(const v1::Job& job, int64_t submit_sequence, Instant now);
 
-  // Takes up a stored record.
-  explicit JobMachine(internal::JobRecord record) : record_(std::move(record)) {}
+  // Takes up a stored record, also one from a release that knew fewer fields.
+  JobMachine(internal::JobRecord record, Instant now);
 
   const internal::JobRecord& record() const { return record_; }
   const v1::Job& job() const { return record_.job(); }
@@ -76,19 +95,34 @@ class JobMachine {
   // What the node should hold of this job.
   std::optional<v1::Allocation> AllocationOn(absl::string_view node) const;
 
+  // In QUEUED: not to be placed yet, because an attempt has failed. Place must not be called.
+  bool WaitsAfterFailure(Instant now) const;
+  // In QUEUED: that wait is over, and EndWait must be called.
+  bool WaitIsOver(Instant now) const;
+  void EndWait(Instant now, JobOutput* out);
   // Transition 1. `nodes` in order of node_rank.
   void Place(const std::vector<std::string>& nodes, Instant now, JobOutput* out);
   void SetWaitReason(const std::string& reason, Instant now, JobOutput* out);
   // Transition 7 or 8; the job must be live.
   void Cancel(const std::string& reason, Instant now, JobOutput* out);
 
-  // False: of another generation, or the node has no part in the job.
-  bool Report(absl::string_view node, const v1::AllocationStatus& status, Instant now,
+  // Does nothing when it is of another generation or the node has no part in the job.
+  void Report(absl::string_view node, const v1::AllocationStatus& status, Instant now,
               JobOutput* out);
+  // In STARTING: start_timeout has passed. Transition 4 with the nodes that are late.
+  bool StartOverdue(Instant now) const;
+  void FailStart(Instant now, JobOutput* out);
+  // In RESTARTING and CANCELLING: nodes that have had more than enough time to end their share.
+  std::vector<std::string> NodesOverdueToStop(Instant now) const;
+  // Goes on without such a node, whose processes may run on.
+  void GiveUpNode(absl::string_view node, Instant now, JobOutput* out);
+  // No tick came for so long: it counts against nobody.
+  void Forgive(absl::Duration pause) { phase_start_ += pause; }
   // The node is lost, or its worker came back without the ranks.
   void LoseNode(absl::string_view node, const std::string& reason, Instant now, JobOutput* out);
-  // The node's worker holds nothing of this job's generation (it says so when it joins).
-  void NotHeld(absl::string_view node, Instant now, JobOutput* out);
+  // The node's worker holds nothing of this job's generation (it says so when it joins). One that
+  // was `restarted` may have lost what it ran, one that was not has ended it.
+  void NotHeld(absl::string_view node, bool restarted, Instant now, JobOutput* out);
   // The node has acknowledged the newest desired state, or refused it.
   void Acknowledged(absl::string_view node, Instant now, JobOutput* out);
   void Refused(absl::string_view node, const std::string& error, Instant now, JobOutput* out);
@@ -121,21 +155,31 @@ class JobMachine {
 
   void StartWhenPrepared(Instant now, JobOutput* out);
   void NoteFailure(const internal::ShareRecord& share, Instant now, JobOutput* out);
+  // From now on nothing of the generation is wanted.
+  void BeginStop(Instant now);
+  absl::Duration StopLimit() const;
+  // The newest generation has left a checkpoint that is newer than what it resumed from.
+  bool WroteCheckpoint() const;
   // Transition 4, then 5 or 6 if nothing is left already.
   void EndGeneration(const std::string& reason, Instant now, JobOutput* out);
   // Transitions 5, 6 and 9, once every share has ended.
   void Settle(Instant now, JobOutput* out);
   void Finish(v1::Job::State state, const std::string& reason, Instant now, JobOutput* out);
-  void Requeue(Instant now, JobOutput* out);
+  void Requeue(bool own_failure, Instant now, JobOutput* out);
 
   internal::JobRecord record_;
-  // Not stored.
+  // Not stored; all times by Instant::monotonic.
+  // In STARTING: since the placement. In RESTARTING and CANCELLING: since nothing is wanted.
+  absl::Duration phase_start_;
+  // In QUEUED with not_before: that time.
+  absl::Duration wait_end_;
   std::map<std::string, absl::Duration> last_advance_;
   absl::Duration advance_interval_;
   absl::Duration progress_stored_ = -absl::InfiniteDuration();
 };
 
-// "rank 1 on nodes/b: " and what its worker said of it.
+// "rank 1 on nodes/b: " and what its worker said of it; the message alone when no process has
+// ended.
 std::string DescribeFailure(const v1::RankFailure& failure);
 
 }  // namespace muster::coordinator

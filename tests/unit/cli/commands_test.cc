@@ -214,6 +214,7 @@ TEST_F(CommandsTest, DescribeShowsTheFirstFailure) {
   v1::RankFailure* failure = coordinator_.watched.mutable_first_failure();
   failure->set_rank(3);
   failure->set_node("nodes/n1");
+  failure->set_signal(9);
   failure->set_message("killed by SIGKILL");
   failure->add_stderr_tail("last words");
   EXPECT_EQ(Describe("a", false, context()), base::kExitCompleted) << err_.str();

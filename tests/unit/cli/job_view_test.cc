@@ -72,5 +72,22 @@ TEST(JobViewTest, TablesHaveARowForEach) {
   EXPECT_THAT(NodeTable({node}, absl::UnixEpoch()), HasSubstr("nodes/w0  READY  1/2"));
 }
 
+TEST(JobViewTest, FirstFailureNamesTheRankThatEnded) {
+  v1::Job job = RunningJob();
+  v1::RankFailure& failure = *job.mutable_first_failure();
+  failure.set_rank(1);
+  failure.set_node("nodes/w1");
+  failure.set_generation(1);
+  failure.set_signal(9);
+  failure.set_message("killed by SIGKILL");
+  EXPECT_THAT(Description(job, {}, absl::UnixEpoch(), {}),
+              HasSubstr("First failure of generation 1: rank 1 on nodes/w1: killed by SIGKILL\n"));
+  failure.clear_signal();
+  failure.set_message("nodes/w1 has not prepared the job within 15 min");
+  EXPECT_THAT(Description(job, {}, absl::UnixEpoch(), {}),
+              HasSubstr("First failure of generation 1: nodes/w1 has not prepared the job within "
+                        "15 min\n"));
+}
+
 }  // namespace
 }  // namespace muster::cli

@@ -1,6 +1,8 @@
 muster_test(SRC unit/coordinator/core/job_life_test.cc LABELS unit DEPS muster::cluster_driver)
+muster_test(SRC unit/coordinator/core/job_limits_test.cc LABELS unit DEPS muster::cluster_driver)
 muster_test(SRC unit/coordinator/core/lineage_test.cc LABELS unit DEPS muster::cluster_driver)
 muster_test(SRC unit/coordinator/core/node_life_test.cc LABELS unit DEPS muster::cluster_driver)
+muster_test(SRC unit/coordinator/core/old_records_test.cc LABELS unit DEPS muster::cluster_driver)
 muster_test(SRC unit/coordinator/core/placement_test.cc LABELS unit DEPS muster::coordinator_core)
 muster_test(SRC unit/coordinator/core/queue_test.cc LABELS unit DEPS muster::cluster_driver)
 muster_test(SRC unit/coordinator/service/api_test.cc LABELS unit DEPS muster::coordinator_service muster::worker_session

@@ -75,6 +75,9 @@ TEST_F(JobLifeTest, SucceedsWhenEveryNodeHas) {
   driver_.Report("a", job_, AllocationStatus::PHASE_SUCCEEDED);
   EXPECT_EQ(state(), Job::STATE_RUNNING);
   EXPECT_EQ(driver_.state().FindNode("nodes/a")->slots_used(), 1) << "half a gang lost its slots";
+  driver_.Join("a");
+  EXPECT_FALSE(driver_.Allocation("a", job_).has_value()) << "it is to run once more";
+  EXPECT_EQ(state(), Job::STATE_RUNNING);
   driver_.Report("b", job_, AllocationStatus::PHASE_SUCCEEDED);
   EXPECT_EQ(state(), Job::STATE_SUCCEEDED);
   EXPECT_TRUE(driver_.job(job_).has_end_time());

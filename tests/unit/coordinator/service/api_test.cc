@@ -275,7 +275,10 @@ TEST_F(ApiTest, LogsOfANodeThatIsGoneAreUnavailable) {
 
 TEST_F(ApiTest, FollowedLogGoesOnWithTheNextGeneration) {
   auto worker = Join("a");
-  const absl::StatusOr<v1::Job> job = Create(Request());
+  v1::CreateJobRequest create = Request();
+  // The played worker sends no heartbeats while the job would wait.
+  create.mutable_job()->mutable_config()->mutable_resources()->mutable_restart_backoff();
+  const absl::StatusOr<v1::Job> job = Create(create);
   v1::StreamLogsRequest request;
   request.set_name(job->name());
   request.set_follow(true);

@@ -1,0 +1,195 @@
+// The part of JobMachine that gets a generation going.
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+#include "coordinator/core/job_machine.h"
+#include "coordinator/core/lineage.h"
+#include "coordinator/core/timestamps.h"
+
+namespace muster::coordinator {
+
+using v1::AllocationStatus;
+using v1::Job;
+
+namespace {
+
+constexpr size_t kNamedNodes = 5;
+
+// "nodes/a, nodes/b have not prepared the job within 15 min"
+std::string NotDone(const std::vector<std::string>& nodes, const char* what, absl::Duration limit) {
+  std::string names =
+      absl::StrJoin(nodes.begin(), nodes.begin() + std::min(nodes.size(), kNamedNodes), ", ");
+  if (nodes.size() > kNamedNodes) {
+    absl::StrAppend(&names, " and ", nodes.size() - kNamedNodes, " more");
+  }
+  return absl::StrCat(names, nodes.size() == 1 ? " has not " : " have not ", what, " within ",
+                      InWords(limit));
+}
+
+}  // namespace
+
+std::optional<v1::Allocation> JobMachine::AllocationOn(absl::string_view node) const {
+  const internal::ShareRecord* share = FindShare(node);
+  // A share that is over must not begin again on a worker that has forgotten it.
+  if (share == nullptr || share->ended() || !Wanted()) return std::nullopt;
+  v1::Allocation allocation;
+  allocation.set_job(job().name());
+  allocation.set_job_uid(job().uid());
+  allocation.set_generation(job().generation());
+  allocation.set_node_rank(share->node_rank());
+  allocation.set_world_size(gang().nodes * gang().ranks_per_node);
+  *allocation.mutable_ranks() = share->ranks();
+  *allocation.mutable_config() = job().config();
+  allocation.set_goal(record_.started() ? v1::Allocation::GOAL_RUN : v1::Allocation::GOAL_PREPARE);
+  if (record_.started()) {
+    allocation.set_master(job().master());
+    if (record_.has_resume_from()) *allocation.mutable_resume_from() = record_.resume_from();
+    *allocation.mutable_resume_holders() = record_.resume_holders();
+  }
+  return allocation;
+}
+
+void JobMachine::Place(const std::vector<std::string>& nodes, Instant now, JobOutput* out) {
+  Job* job = record_.mutable_job();
+  job->set_generation(job->generation() + 1);
+  job->clear_ranks();
+  job->clear_master();
+  record_.clear_shares();
+  record_.clear_resume_from();
+  record_.clear_resume_holders();
+  record_.clear_fatal_reason();
+  record_.set_started(false);
+  record_.set_node_lost(false);
+  record_.clear_not_before();
+  record_.clear_stop_time();
+  *record_.mutable_place_time() = ToTimestamp(now.wall);
+  phase_start_ = now.monotonic;
+  last_advance_.clear();
+  advance_interval_ = absl::ZeroDuration();
+
+  internal::GenerationRecord* generation = record_.add_generations();
+  generation->set_generation(job->generation());
+  int rank = 0;
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    generation->add_nodes(nodes[i]);
+    internal::ShareRecord* share = record_.add_shares();
+    share->set_node(nodes[i]);
+    share->set_node_rank(static_cast<int>(i));
+    for (int local = 0; local < gang().ranks_per_node; ++local, ++rank) {
+      share->add_ranks(rank);
+      v1::RankPlacement* placement = job->add_ranks();
+      placement->set_rank(rank);
+      placement->set_local_rank(local);
+      placement->set_node(absl::StrCat("nodes/", nodes[i]));
+      placement->set_phase("PREPARING");
+    }
+  }
+  out->queue_wait = std::max(absl::ZeroDuration(), now.wall - FromTimestamp(record_.queue_time()));
+  SetState(Job::STATE_STARTING, "its nodes prepare", now, out);
+  AddEvent("Placed",
+           absl::StrCat("generation ", job->generation(), " on ", absl::StrJoin(nodes, ", ")), now,
+           out);
+}
+
+bool JobMachine::WaitsAfterFailure(Instant now) const {
+  return job().state() == Job::STATE_QUEUED && record_.has_not_before() &&
+         now.monotonic < wait_end_;
+}
+
+bool JobMachine::WaitIsOver(Instant now) const {
+  return job().state() == Job::STATE_QUEUED && record_.has_not_before() &&
+         now.monotonic >= wait_end_;
+}
+
+void JobMachine::EndWait(Instant now, JobOutput* out) {
+  record_.clear_not_before();
+  Touch(now, out);
+}
+
+void JobMachine::SetWaitReason(const std::string& reason, Instant now, JobOutput* out) {
+  if (job().state() != Job::STATE_QUEUED || job().state_reason() == reason) return;
+  record_.mutable_job()->set_state_reason(reason);
+  Touch(now, out);
+}
+
+void JobMachine::StartWhenPrepared(Instant now, JobOutput* out) {
+  if (record_.started() || !EveryShare(AllocationStatus::PHASE_PREPARED)) return;
+  Job* job = record_.mutable_job();
+  for (const internal::ShareRecord& share : record_.shares()) {
+    if (share.node_rank() == 0) job->set_master(share.status().master());
+  }
+  if (job->master().empty()) {
+    record_.set_fatal_reason(absl::StrCat("nodes/", record_.shares(0).node(),
+                                          " is prepared, but named no master address"));
+    EndGeneration(record_.fatal_reason(), now, out);
+    return;
+  }
+  std::string from = "from the start";
+  if (std::optional<ResumePoint> resume = ChooseResume(record_); resume.has_value()) {
+    internal::GenerationRecord* generation =
+        record_.mutable_generations(record_.generations_size() - 1);
+    generation->set_parent_generation(resume->checkpoint.generation());
+    generation->set_parent_step(resume->checkpoint.step());
+    *record_.mutable_resume_from() = resume->checkpoint;
+    for (int rank : resume->holders) record_.add_resume_holders(rank);
+    from = absl::StrCat("from step ", resume->checkpoint.step(), " (", resume->checkpoint.file(),
+                        " of generation ", resume->checkpoint.generation(), ")");
+  }
+  record_.set_started(true);
+  job->set_state_reason("its ranks start");
+  out->desired_changed = true;
+  Touch(now, out);
+  AddEvent("Started", absl::StrCat("all nodes are prepared; ", from), now, out);
+}
+
+bool JobMachine::StartOverdue(Instant now) const {
+  const config::v1::Resources& resources = job().config().resources();
+  return job().state() == Job::STATE_STARTING && resources.has_start_timeout() &&
+         now.monotonic - phase_start_ >= FromProto(resources.start_timeout());
+}
+
+void JobMachine::FailStart(Instant now, JobOutput* out) {
+  // What each node has not done.
+  const char* const kPrepare = "prepared the job";
+  const char* const kStart = "started the ranks";
+  const char* const kJoin = "brought all ranks into the group";
+  std::vector<std::pair<const char*, std::vector<std::string>>> late = {
+      {kPrepare, {}}, {kStart, {}}, {kJoin, {}}};
+  const internal::ShareRecord* first = nullptr;
+  for (const internal::ShareRecord& share : record_.shares()) {
+    const AllocationStatus::Phase phase = share.status().phase();
+    if (phase >=
+        (record_.started() ? AllocationStatus::PHASE_RUNNING : AllocationStatus::PHASE_PREPARED)) {
+      continue;
+    }
+    const char* const missing = phase < AllocationStatus::PHASE_PREPARED    ? kPrepare
+                                : phase == AllocationStatus::PHASE_PREPARED ? kStart
+                                                                            : kJoin;
+    for (auto& [what, nodes] : late) {
+      if (what == missing) nodes.push_back(absl::StrCat("nodes/", share.node()));
+    }
+    if (first == nullptr) first = &share;
+  }
+  if (first == nullptr) return;
+  // Longer than start_timeout when a coordinator was restarted meanwhile.
+  const absl::Duration limit = now.wall - FromTimestamp(record_.place_time());
+  std::vector<std::string> texts;
+  for (const auto& [what, nodes] : late) {
+    if (!nodes.empty()) texts.push_back(NotDone(nodes, what, limit));
+  }
+  v1::RankFailure failure;
+  failure.set_rank(first->ranks(0));
+  failure.set_node(absl::StrCat("nodes/", first->node()));
+  failure.set_generation(job().generation());
+  failure.set_message(absl::StrJoin(texts, "; "));
+  *failure.mutable_time() = ToTimestamp(now.wall);
+  AddEvent("StartTimeout", failure.message(), now, out);
+  *record_.mutable_job()->mutable_first_failure() = failure;
+  EndGeneration(failure.message(), now, out);
+}
+
+}  // namespace muster::coordinator
