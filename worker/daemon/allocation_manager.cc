@@ -86,7 +86,13 @@ void AllocationManager::AdoptRecorded() {
   for (v1::Allocation& record : context_.state->ReadRecords()) {
     const Key key(record.job(), record.generation());
     auto held = std::make_unique<LocalAllocation>(context_, std::move(record));
-    held->Adopt(ExitCallbackFor(key));
+    if (!held->Adopt(ExitCallbackFor(key))) {
+      base::Log(base::LogSeverity::kWarning, "worker",
+                "the ranks of an earlier daemon are gone, and nobody saw how they ended",
+                {{"job", key.first}, {"generation", key.second}});
+      RemoveRecord(held->allocation());
+      continue;
+    }
     base::Log(base::LogSeverity::kInfo, "worker", "adopted what an earlier daemon started",
               {{"job", key.first}, {"generation", key.second}});
     // Kept until the coordinator says otherwise.
@@ -94,6 +100,12 @@ void AllocationManager::AdoptRecorded() {
     held_[key] = std::move(held);
   }
   Publish();
+}
+
+void AllocationManager::RemoveRecord(const v1::Allocation& allocation) const {
+  if (absl::Status removed = context_.state->RemoveRecord(allocation); !removed.ok()) {
+    base::Log(base::LogSeverity::kWarning, "worker", removed.message());
+  }
 }
 
 absl::Status AllocationManager::Check(const v1::DesiredState& desired) const {
@@ -124,10 +136,7 @@ absl::Status AllocationManager::Apply(const v1::DesiredState& desired) {
   for (auto it = held_.begin(); it != held_.end();) {
     const bool over = it->second->ended() && desired_.count(it->first) == 0;
     if (over) {
-      if (absl::Status removed = context_.state->RemoveRecord(it->second->allocation());
-          !removed.ok()) {
-        base::Log(base::LogSeverity::kWarning, "worker", removed.message());
-      }
+      RemoveRecord(it->second->allocation());
     }
     it = over ? held_.erase(it) : std::next(it);
   }
@@ -198,9 +207,7 @@ void AllocationManager::Publish() {
     if (!held->ended()) continue;
     if (status.phase() == v1::AllocationStatus::PHASE_STOPPED) {
       // Nobody will ask for it again.
-      if (absl::Status removed = context_.state->RemoveRecord(held->allocation()); !removed.ok()) {
-        base::Log(base::LogSeverity::kWarning, "worker", removed.message());
-      }
+      RemoveRecord(held->allocation());
     }
     deps_.on_ended(key.first, key.second);
   }

@@ -43,7 +43,9 @@ class AllocationManager {
   // The IP address that master sockets are bound to; before the first Apply.
   void SetNodeAddress(const std::string& address);
 
-  // Takes over what an earlier daemon left running; once, before the first Apply.
+  // Takes over what an earlier daemon left running; once, before the first Apply. Of a generation
+  // whose ranks are all gone without an exit status nothing is held any more: Hello does not list
+  // it, and the coordinator sees a lost node, not a failure of the job's own.
   void AdoptRecorded();
 
   // InvalidArgument, with nothing changed, when the state makes no sense here.
@@ -74,6 +76,7 @@ class AllocationManager {
   // Whether an older generation of the job is not over yet.
   bool OlderRuns(const v1::Allocation& allocation) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Stop(LocalAllocation& held) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RemoveRecord(const v1::Allocation& allocation) const;
   void Publish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   LocalAllocation* Find(const Key& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -16,7 +16,7 @@
 #include "common/base/files.h"
 #include "common/base/log.h"
 #include "common/base/status_macros.h"
-#include "worker/daemon/checkpoints.h"
+#include "worker/checkpoint/checkpoint_list.h"
 
 namespace muster::worker {
 namespace {
@@ -102,7 +102,7 @@ absl::Status LocalAllocation::TryPrepare() {
   MUSTER_RETURN_IF_ERROR(base::CreateFolders(output));
   MUSTER_RETURN_IF_ERROR(WriteConfig(allocation_.config(), output / "config.textproto"));
   WarnOfLowDisk(output);
-  for (v1::Checkpoint& checkpoint : ListCheckpoints(output)) {
+  for (v1::Checkpoint& checkpoint : checkpoint::ListCheckpoints(output, "worker")) {
     *status_.add_checkpoints() = std::move(checkpoint);
   }
   if (allocation_.node_rank() == 0) {
@@ -154,7 +154,7 @@ absl::StatusOr<std::filesystem::path> LocalAllocation::ResumeFile() const {
   if (!allocation_.has_resume_from() || !holder) return std::filesystem::path();
   const v1::Checkpoint& wanted = allocation_.resume_from();
   const std::filesystem::path output = context_.state->OutputFolder(allocation_);
-  for (const v1::Checkpoint& held : ListCheckpoints(output)) {
+  for (const v1::Checkpoint& held : checkpoint::ListCheckpoints(output, "worker")) {
     if (held.step() == wanted.step() && held.generation() == wanted.generation() &&
         held.digest() == wanted.digest()) {
       return output / held.file();
@@ -213,7 +213,7 @@ LaunchSpec LocalAllocation::SpecOf(int rank, int local_rank) const {
   return spec;
 }
 
-void LocalAllocation::Adopt(const ExitCallback& on_exit) {
+bool LocalAllocation::Adopt(const ExitCallback& on_exit) {
   SetPhase(Phase::PHASE_RUNNING);
   std::map<int, absl::Status> lost;
   for (int rank : allocation_.ranks()) {
@@ -226,12 +226,14 @@ void LocalAllocation::Adopt(const ExitCallback& on_exit) {
       lost[rank] = process.status();
     }
   }
+  if (running_.empty()) return false;
   if (!lost.empty()) {
     RankExit exit;
-    exit.exit_code = base::kExitInternal;
+    exit.signal = SIGKILL;
     exit.time = context_.clock->Now();
     Fail(lost.begin()->first, exit, std::string(lost.begin()->second.message()));
   }
+  return true;
 }
 
 void LocalAllocation::Stop() {

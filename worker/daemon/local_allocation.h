@@ -57,8 +57,10 @@ class LocalAllocation {
   // Starts the ranks of a prepared allocation as `run` (goal RUN) says. `on_exit` is called from
   // another thread, and OnExit must follow under the lock.
   void Start(const v1::Allocation& run, const ExitCallback& on_exit);
-  // Takes over the ranks that an earlier daemon started.
-  void Adopt(const ExitCallback& on_exit);
+  // Takes over the ranks that an earlier daemon started. When of some nobody saw the end (see
+  // TrainerLauncher::Adopt) the allocation fails; when of all, as after a reboot of the machine,
+  // there is nothing to take over and nobody to blame: false.
+  bool Adopt(const ExitCallback& on_exit);
 
   // Asks the ranks to stop (SIGTERM). Kill ends those that do not.
   void Stop();

@@ -65,6 +65,17 @@ std::vector<char*> Pointers(const std::vector<std::string>& words) {
   return pointers;
 }
 
+// For a shim that is gone: the kernel kills its trainer; not before that has ended is the rank
+// over.
+void EndTrainerWithoutShim(const std::filesystem::path& folder) {
+  const absl::StatusOr<RankProcesses> processes = ReadRankProcesses(folder);
+  if (!processes.ok() || !IsRunning(processes->trainer)) return;
+  const UniqueFd trainer = WatchProcess(processes->trainer);
+  kill(-processes->trainer.pid, SIGKILL);
+  pollfd descriptor = {trainer.get(), POLLIN, 0};
+  if (trainer.valid()) poll(&descriptor, 1, -1);
+}
+
 // posix_spawn and not fork: gRPC's threads make a fork that does more than exec unsafe.
 absl::StatusOr<pid_t> Spawn(const std::vector<std::string>& command, const LaunchSpec& spec) {
   posix_spawn_file_actions_t actions;
@@ -152,9 +163,14 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> ProcessTrainerLauncher::Adopt(
     watch.shim = processes->shim;
   } else if (launched.ok()) {
     watch.shim = *launched;
-  } else if (!ReadRankExit(folder).ok()) {
+  }
+  // In this order: a shim writes the exit status before it ends.
+  if (!IsRunning(watch.shim) && !ReadRankExit(folder).ok()) {
+    EndTrainerWithoutShim(folder);
     return absl::NotFoundError(
-        absl::StrCat("no trainer was started in ", folder.string(), " before the worker ended"));
+        watch.shim.pid == 0 ? absl::StrCat("no trainer was started in ", folder.string(),
+                                           " before the worker ended")
+                            : "killed together with its shim while no worker was there to see it");
   }
   return Add(std::move(watch));
 }
@@ -216,14 +232,8 @@ void ProcessTrainerLauncher::Finish(Watch watch) {
     watch.on_exit(*recorded);
     return;
   }
-  // The shim was killed, or could not write; the kernel kills its trainer.
-  const absl::StatusOr<RankProcesses> processes = ReadRankProcesses(watch.folder);
-  if (processes.ok() && IsRunning(processes->trainer)) {
-    const UniqueFd trainer = WatchProcess(processes->trainer);
-    kill(-processes->trainer.pid, SIGKILL);
-    pollfd descriptor = {trainer.get(), POLLIN, 0};
-    if (trainer.valid()) poll(&descriptor, 1, -1);
-  }
+  // The shim was killed, or could not write.
+  EndTrainerWithoutShim(watch.folder);
   base::Log(base::LogSeverity::kWarning, "worker", "a shim ended without an exit status",
             {{"folder", watch.folder.string()}, {"reason", recorded.status().message()}});
   RankExit exit;

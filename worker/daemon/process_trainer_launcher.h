@@ -15,7 +15,8 @@
 namespace muster::worker {
 
 // Real processes, each behind a shim (shim.h), watched by one thread through pidfds. A shim that
-// was killed takes its trainer with it; the rank then counts as killed by SIGKILL.
+// was killed takes its trainer with it; the rank then counts as killed by SIGKILL if that happened
+// while it was watched here.
 class ProcessTrainerLauncher : public TrainerLauncher {
  public:
   // `shim_command`: the words that start the shim, for example {"/proc/self/exe", "shim"}.

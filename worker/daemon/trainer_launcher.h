@@ -44,6 +44,8 @@ class TrainerLauncher {
   virtual absl::StatusOr<std::unique_ptr<TrainerProcess>> Launch(const LaunchSpec& spec,
                                                                  ExitCallback on_exit) = 0;
   // Watches a rank that an earlier daemon started in `folder`, whether it still runs or has ended.
+  // NotFound, once no process of it is left, when nobody saw how it ended: its shim was killed, as
+  // by a reboot of the machine, or it was never started.
   virtual absl::StatusOr<std::unique_ptr<TrainerProcess>> Adopt(const std::filesystem::path& folder,
                                                                 ExitCallback on_exit) = 0;
 };

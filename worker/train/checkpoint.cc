@@ -2,29 +2,22 @@
 
 #include <openssl/evp.h>
 
-#include <algorithm>
 #include <array>
 #include <map>
-#include <set>
-#include <system_error>
-#include <tuple>
 #include <utility>
 
 #include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/strip.h"
-#include "google/protobuf/util/json_util.h"
 #include "google/protobuf/util/time_util.h"
 
-#include "common/base/files.h"
-#include "common/base/log.h"
 #include "common/base/status_macros.h"
-#include "worker/train/pth_file.h"
+#include "worker/checkpoint/pth_reader.h"
 
 namespace muster::train {
 namespace {
+
+using checkpoint::Value;
 
 void AppendStateDict(const torch::nn::Module& module, const std::string& prefix,
                      NamedTensors* result) {
@@ -76,22 +69,6 @@ class Sha256 {
   EVP_MD_CTX* context_;
 };
 
-absl::StatusOr<NamedTensors> TensorsOf(const Value& dict, const std::string& name) {
-  const std::vector<Value>& entries = *dict.items();
-  NamedTensors tensors;
-  for (size_t i = 0; i + 1 < entries.size(); i += 2) {
-    const std::string* key = entries[i].text();
-    const at::Tensor* tensor = entries[i + 1].tensor();
-    if (key == nullptr || tensor == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(name, ": the state_dict's entry ",
-                                                     key == nullptr ? "without a name" : *key,
-                                                     " is no tensor"));
-    }
-    tensors.emplace_back(std::string(absl::StripPrefix(*key, "module.")), *tensor);
-  }
-  return tensors;
-}
-
 }  // namespace
 
 NamedTensors StateDict(const torch::nn::Module& module) {
@@ -132,6 +109,8 @@ Value ToValue(const Snapshot& snapshot) {
   muster.Set("step", Value::Integer(position.step));
   muster.Set("epoch", Value::Integer(position.epoch));
   muster.Set("cursor", Value::Integer(position.cursor));
+  muster.Set("images", Value::Integer(position.images));
+  muster.Set("first_images_per_step", Value::Integer(position.first_images_per_step));
   muster.Set("world_size", Value::Integer(position.world_size));
   muster.Set("generation", Value::Integer(position.generation));
   muster.Set("parent_generation", Value::Integer(position.parent_generation));
@@ -150,7 +129,8 @@ Value ToValue(const Snapshot& snapshot) {
   meta.Set("muster", muster);
 
   Value state_dict = Value::OrderedDict();
-  for (const auto& [name, tensor] : snapshot.model) state_dict.Set(name, Value::Tensor(tensor));
+  for (const auto& [name, tensor] : snapshot.model)
+    state_dict.Set(name, Value::OfTensor(FromTorch(tensor)));
 
   Value states = Value::Dict();
   std::vector<Value> indices;
@@ -158,7 +138,7 @@ Value ToValue(const Snapshot& snapshot) {
     indices.push_back(Value::Integer(static_cast<int64_t>(i)));
     if (!snapshot.momentum[i].defined()) continue;
     Value state = Value::Dict();
-    state.Set("momentum_buffer", Value::Tensor(snapshot.momentum[i]));
+    state.Set("momentum_buffer", Value::OfTensor(FromTorch(snapshot.momentum[i])));
     states.Set(indices.back(), state);
   }
   Value group = Value::Dict();
@@ -203,6 +183,8 @@ absl::StatusOr<Snapshot> FromValue(const Value& value, const std::string& name) 
   snapshot.position = {.step = integer("step"),
                        .epoch = static_cast<int>(integer("epoch")),
                        .cursor = integer("cursor"),
+                       .images = integer("images"),
+                       .first_images_per_step = integer("first_images_per_step"),
                        .world_size = static_cast<int>(integer("world_size")),
                        .generation = integer("generation"),
                        .parent_generation = integer("parent_generation"),
@@ -215,7 +197,9 @@ absl::StatusOr<Snapshot> FromValue(const Value& value, const std::string& name) 
 
   const Value* state_dict = value.Find("state_dict");
   if (state_dict == nullptr || !state_dict->is_dict()) return bad("it has no state_dict");
-  MUSTER_ASSIGN_OR_RETURN(snapshot.model, TensorsOf(*state_dict, name));
+  MUSTER_ASSIGN_OR_RETURN(const checkpoint::NamedTensors tensors,
+                          checkpoint::TensorsOf(*state_dict, name));
+  snapshot.model = ToTorch(tensors);
 
   const Value* optimizer = value.Find("optimizer");
   const Value* states = optimizer == nullptr ? nullptr : optimizer->Find("state");
@@ -237,7 +221,7 @@ absl::StatusOr<Snapshot> FromValue(const Value& value, const std::string& name) 
         buffer->tensor() == nullptr) {
       return bad("its optimizer state is not understood");
     }
-    snapshot.momentum[static_cast<size_t>(index)] = *buffer->tensor();
+    snapshot.momentum[static_cast<size_t>(index)] = ToTorch(*buffer->tensor());
   }
   if (Digest(snapshot.model, snapshot.momentum) != snapshot.digest) {
     return bad("its tensors do not match its digest");
@@ -274,53 +258,6 @@ absl::Status LoadStateDict(const NamedTensors& tensors, const std::string& name,
   return absl::OkStatus();
 }
 
-absl::StatusOr<NamedTensors> ReadWeights(const std::filesystem::path& path) {
-  if (path.extension() == ".safetensors") return ReadSafetensors(path);
-  if (path.extension() != ".pth") {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path.string(), ": weights are read from .pth and .safetensors files"));
-  }
-  MUSTER_ASSIGN_OR_RETURN(const Value value, ReadPth(path));
-  const Value* state_dict = value.Find("state_dict");
-  if (state_dict == nullptr) state_dict = &value;
-  if (!state_dict->is_dict()) {
-    return absl::InvalidArgumentError(absl::StrCat(path.string(), " holds no state_dict"));
-  }
-  return TensorsOf(*state_dict, path.string());
-}
-
-absl::Status LoadStartingWeights(const std::filesystem::path& path, torch::nn::Module& module) {
-  MUSTER_ASSIGN_OR_RETURN(NamedTensors tensors, ReadWeights(path));
-  const bool detector = std::any_of(tensors.begin(), tensors.end(), [](const auto& item) {
-    return absl::StartsWith(item.first, "backbone.");
-  });
-  if (!detector) {
-    std::set<std::string> backbone;
-    NamedTensors complete = StateDict(module);
-    for (const auto& [name, tensor] : complete) {
-      if (absl::StartsWith(name, "backbone.")) backbone.insert(name);
-    }
-    NamedTensors renamed;
-    for (auto& [name, tensor] : tensors) {
-      std::string detector_name = absl::StrCat("backbone.", name);
-      if (backbone.count(detector_name) > 0) renamed.emplace_back(detector_name, tensor);
-    }
-    std::set<std::string> given;
-    for (const auto& [name, tensor] : renamed) given.insert(name);
-    // The other parts keep their random weights.
-    for (const auto& [name, tensor] : complete) {
-      if (backbone.count(name) == 0) renamed.emplace_back(name, tensor.detach().clone());
-      // Files from before PyTorch 0.4.1 do not count batches.
-      if (given.count(name) == 0 && absl::EndsWith(name, ".num_batches_tracked") &&
-          backbone.count(name) > 0) {
-        renamed.emplace_back(name, tensor.detach().clone());
-      }
-    }
-    tensors = std::move(renamed);
-  }
-  return LoadStateDict(tensors, path.string(), module);
-}
-
 v1::Checkpoint Describe(const Snapshot& snapshot, const std::string& job, const std::string& file) {
   v1::Checkpoint checkpoint;
   checkpoint.set_job(job);
@@ -333,48 +270,6 @@ v1::Checkpoint Describe(const Snapshot& snapshot, const std::string& job, const 
   checkpoint.set_file(file);
   *checkpoint.mutable_create_time() = google::protobuf::util::TimeUtil::GetCurrentTime();
   return checkpoint;
-}
-
-std::vector<v1::Checkpoint> ListCheckpoints(const std::filesystem::path& folder) {
-  std::vector<v1::Checkpoint> checkpoints;
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
-    if (!absl::EndsWith(entry.path().filename().string(), ".pth.json")) continue;
-    std::filesystem::path file = entry.path();
-    file.replace_extension();
-    const auto leave_out = [&](absl::string_view reason) {
-      base::Log(base::LogSeverity::kWarning, "trainer", "a checkpoint cannot be resumed from",
-                {{"file", file.string()}, {"reason", reason}});
-    };
-    const absl::StatusOr<std::string> text = base::ReadFile(entry.path());
-    v1::Checkpoint checkpoint;
-    google::protobuf::util::JsonParseOptions options;
-    options.ignore_unknown_fields = true;
-    if (!text.ok() ||
-        !google::protobuf::util::JsonStringToMessage(*text, &checkpoint, options).ok()) {
-      leave_out("its description is damaged");
-      continue;
-    }
-    std::error_code error;
-    const uintmax_t size = std::filesystem::file_size(file, error);
-    if (error) continue;  // one of those no longer kept
-    if (static_cast<int64_t>(size) != checkpoint.size_bytes()) {
-      leave_out("it has another size than its description says");
-      continue;
-    }
-    if (const absl::Status whole = CheckPth(file); !whole.ok()) {
-      leave_out(absl::string_view(whole.message()));
-      continue;
-    }
-    checkpoint.set_file(file.filename().string());
-    checkpoints.push_back(std::move(checkpoint));
-  }
-  std::sort(checkpoints.begin(), checkpoints.end(),
-            [](const v1::Checkpoint& a, const v1::Checkpoint& b) {
-              return std::make_tuple(a.step(), a.generation(), a.file()) >
-                     std::make_tuple(b.step(), b.generation(), b.file());
-            });
-  return checkpoints;
 }
 
 }  // namespace muster::train

@@ -4,7 +4,6 @@
 #include <torch/types.h>
 
 #include <cstdint>
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -12,9 +11,9 @@
 #include "absl/status/statusor.h"
 
 #include "muster/v1/checkpoint.pb.h"
-#include "worker/train/pickle.h"
-#include "worker/train/safetensors_file.h"
+#include "worker/checkpoint/value.h"
 #include "worker/train/sgd.h"
+#include "worker/train/torch_tensors.h"
 
 namespace muster::train {
 
@@ -24,6 +23,10 @@ struct TrainingPosition {
   int epoch = 0;     // epochs completed
   // Chunks of the running epoch that are consumed (data::EpochPlan).
   int64_t cursor = 0;
+  // The warm-up goes on in images when a run is resumed with another batch: images of all steps,
+  // counted as whole ones, and of one step of the run that started the job.
+  int64_t images = 0;
+  int64_t first_images_per_step = 0;
   int world_size = 1;
   int64_t generation = 0;
   // What this generation was resumed from; 0, 0 for a fresh start.
@@ -55,29 +58,16 @@ std::string Digest(const NamedTensors& model, const std::vector<at::Tensor>& mom
 
 // The checkpoint as mmdetection writes it: {'meta', 'state_dict', 'optimizer'}; what only Muster
 // knows is in meta['muster'].
-Value ToValue(const Snapshot& snapshot);
+checkpoint::Value ToValue(const Snapshot& snapshot);
 // InvalidArgument says what is missing; `name` stands for the file.
-absl::StatusOr<Snapshot> FromValue(const Value& value, const std::string& name);
+absl::StatusOr<Snapshot> FromValue(const checkpoint::Value& value, const std::string& name);
 
 // Copies tensors into the module by name. Names and shapes must be the same: the error lists the
 // first ten that are not. `name` stands for the file.
 absl::Status LoadStateDict(const NamedTensors& tensors, const std::string& name,
                            torch::nn::Module& module);
 
-// The weights of a .pth or .safetensors file: a checkpoint's state_dict, or a file that is one; a
-// prefix "module." is dropped.
-absl::StatusOr<NamedTensors> ReadWeights(const std::filesystem::path& path);
-
-// Starting weights: a detector's, or, as HRNet's ImageNet files have them, a classifier's, of which
-// the backbone is taken.
-absl::Status LoadStartingWeights(const std::filesystem::path& path, torch::nn::Module& module);
-
 // What other programs may know of a checkpoint.
 v1::Checkpoint Describe(const Snapshot& snapshot, const std::string& job, const std::string& file);
-
-// The checkpoints in an output folder that can be resumed from, highest step first: those with a
-// description beside them (<file>.json), of the described size, and whole by CheckPth. The others
-// are logged and left out.
-std::vector<v1::Checkpoint> ListCheckpoints(const std::filesystem::path& folder);
 
 }  // namespace muster::train

@@ -10,7 +10,8 @@
 #include "common/base/files.h"
 #include "common/base/log.h"
 #include "common/base/status_macros.h"
-#include "worker/train/pth_file.h"
+#include "worker/checkpoint/checkpoint_list.h"
+#include "worker/train/pth_writer.h"
 
 namespace muster::train {
 namespace {
@@ -117,7 +118,8 @@ absl::Status CheckpointWriter::Publish(const std::string& file, const Snapshot& 
 }
 
 void CheckpointWriter::RemoveOld() {
-  const std::vector<v1::Checkpoint> checkpoints = ListCheckpoints(options_.folder);
+  const std::vector<v1::Checkpoint> checkpoints =
+      checkpoint::ListCheckpoints(options_.folder, "trainer");
   for (size_t i = static_cast<size_t>(options_.keep_last); i < checkpoints.size(); ++i) {
     const fs::path path = options_.folder / checkpoints[i].file();
     std::error_code ignored;

@@ -7,8 +7,9 @@
 #include "absl/strings/str_cat.h"
 
 #include "common/base/files.h"
+#include "worker/checkpoint/checkpoint_list.h"
+#include "worker/checkpoint/pth_reader.h"
 #include "worker/train/failure.h"
-#include "worker/train/pth_file.h"
 
 namespace muster::train {
 namespace {
@@ -23,7 +24,7 @@ std::string ReadSource(const ResumeRequest& request, const std::filesystem::path
     }
     return Require(base::ReadFile(*request.file), base::kExitCheckpointError);
   }
-  const std::vector<v1::Checkpoint> checkpoints = ListCheckpoints(output);
+  const std::vector<v1::Checkpoint> checkpoints = checkpoint::ListCheckpoints(output, "trainer");
   if (checkpoints.empty()) return "";
   return Require(base::ReadFile(output / checkpoints.front().file()), base::kExitCheckpointError);
 }
@@ -48,7 +49,8 @@ std::optional<Snapshot> ReceiveSnapshot(const ResumeRequest& request,
 
   const std::string name = request.file.has_value() ? request.file->string()
                                                     : absl::StrCat("rank ", root, "'s checkpoint");
-  const Value value = Require(ReadPthFrom(bytes, name), base::kExitCheckpointError);
+  const checkpoint::Value value =
+      Require(checkpoint::ReadPthFrom(bytes, name), base::kExitCheckpointError);
   Snapshot snapshot = Require(FromValue(value, name), base::kExitCheckpointError);
   const TrainingPosition& position = snapshot.position;
   if (!request.holders.empty() &&

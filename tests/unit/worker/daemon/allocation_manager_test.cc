@@ -12,6 +12,7 @@
 #include "common/base/exit_codes.h"
 #include "common/base/files.h"
 #include "tests/support/fake_clock.h"
+#include "tests/support/pth_builder.h"
 #include "tests/support/shared_data.h"
 #include "tests/unit/worker/daemon/fake_trainer_launcher.h"
 #include "tests/unit/worker/daemon/fixtures.h"
@@ -146,15 +147,17 @@ TEST_F(AllocationManagerTest, PrepareNamesTheMissingFile) {
 
 TEST_F(AllocationManagerTest, PrepareListsValidCheckpointsNewestFirst) {
   const std::filesystem::path output = folder_.path() / "state/jobs/a-01234567/output";
-  const auto add = [&](const std::string& name, int step, int size, int said) {
-    WriteText(output / name, std::string(static_cast<size_t>(size), 'w'));
+  const std::string whole = testing::SmallestPth();
+  const auto add = [&](const std::string& name, int step, const std::string& bytes, size_t said) {
+    WriteText(output / name, bytes);
     WriteText(output / (name + ".json"),
               absl::StrCat("{\"job\": \"jobs/a\", \"generation\": \"1\", \"step\": \"", step,
                            "\", \"digest\": \"d", step, "\", \"sizeBytes\": \"", said, "\"}"));
   };
-  add("epoch_1.pth", 10, 100, 100);
-  add("epoch_2.pth", 20, 100, 100);
-  add("epoch_3.pth", 30, 50, 100);  // cut off
+  add("epoch_1.pth", 10, whole, whole.size());
+  add("epoch_2.pth", 20, whole, whole.size());
+  add("epoch_3.pth", 30, whole.substr(1), whole.size());  // cut off
+  add("epoch_4.pth", 40, std::string(100, '\0'), 100);    // never reached the disk
   WriteText(output / "step_40.pth", "written, but not described: no checkpoint yet");
   WriteText(output / "epoch_0.pth.json", "{\"step\": \"1\", \"sizeBytes\": \"5\"}");
   WriteText(output / "epoch_9.pth", "x");
@@ -202,9 +205,11 @@ TEST_F(AllocationManagerTest, RunStartsEveryRankWithItsEnvironment) {
 
 TEST_F(AllocationManagerTest, OnlyHoldersGetTheCheckpointsFile) {
   const std::filesystem::path output = state_->path() / "jobs/a-01234567/output";
-  WriteText(output / "step_7.pth", "12345");
+  const std::string whole = testing::SmallestPth();
+  WriteText(output / "step_7.pth", whole);
   WriteText(output / "step_7.pth.json",
-            R"({"generation": "1", "step": "7", "digest": "d", "sizeBytes": "5"})");
+            absl::StrCat(R"({"generation": "1", "step": "7", "digest": "d", "sizeBytes": ")",
+                         whole.size(), "\"}"));
   v1::Allocation run = MakeAllocation(2, v1::Allocation::GOAL_RUN);
   run.mutable_resume_from()->set_generation(1);
   run.mutable_resume_from()->set_step(7);
@@ -358,6 +363,21 @@ TEST_F(AllocationManagerTest, ARankThatWasNeverStartedFailsTheAdopted) {
   launcher_.End("rank-1", Killed(SIGKILL));
   EXPECT_EQ(Only().phase(), Status::PHASE_FAILED);
   EXPECT_EQ(Only().failure().rank(), 0);
+}
+
+TEST_F(AllocationManagerTest, RanksThatAllVanishedWithTheOldDaemonAreForgotten) {
+  PrepareAndRun(MakeAllocation(1, v1::Allocation::GOAL_RUN));
+  ASSERT_THAT(state_->ReadRecords(), SizeIs(1));
+  manager_.reset();
+  MakeManager();
+  // The launcher finds nothing in either rank's folder.
+  manager_->AdoptRecorded();
+  EXPECT_THAT(manager_->Statuses(), IsEmpty());
+  EXPECT_THAT(state_->ReadRecords(), IsEmpty());
+  EXPECT_EQ(slots_used_, 0);
+  // The next generation is not held up by it.
+  ASSERT_TRUE(Apply({MakeAllocation(2, v1::Allocation::GOAL_PREPARE)}).ok());
+  EXPECT_EQ(Only().phase(), Status::PHASE_PREPARED);
 }
 
 TEST_F(AllocationManagerTest, StopAllEndsEverythingAndTakesNothingNew) {

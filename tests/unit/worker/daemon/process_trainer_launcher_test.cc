@@ -170,6 +170,23 @@ TEST_F(ProcessTrainerLauncherTest, ASecondLauncherAdoptsARunningAndAnEndedRank) 
   EXPECT_EQ(again.Wait()->exit_code, 7);
 }
 
+TEST_F(ProcessTrainerLauncherTest, ARankWhoseEndNobodySawCannotBeAdopted) {
+  auto launcher = MakeLauncher();
+  ASSERT_TRUE(launcher->Launch(Shell("echo ready; exec sleep 1000"), ended_.Callback()).ok());
+  ASSERT_TRUE(WaitForOutput("ready"));
+  ASSERT_TRUE(
+      testing::WaitUntil([&] { return ReadRankProcesses(rank()).ok(); }, absl::Seconds(20)));
+  const RankProcesses processes = *ReadRankProcesses(rank());
+  launcher.reset();
+  ASSERT_EQ(kill(processes.shim.pid, SIGKILL), 0);
+  ASSERT_TRUE(testing::WaitUntil([&] { return !IsRunning(processes.shim); }, absl::Seconds(20)));
+  launcher = MakeLauncher();
+  const absl::Status adopted = launcher->Adopt(rank(), ended_.Callback()).status();
+  EXPECT_TRUE(absl::IsNotFound(adopted)) << adopted;
+  EXPECT_THAT(std::string(adopted.message()), HasSubstr("killed together with its shim"));
+  EXPECT_FALSE(IsRunning(processes.trainer));
+}
+
 TEST_F(ProcessTrainerLauncherTest, AnEmptyFolderCannotBeAdopted) {
   const auto launcher = MakeLauncher();
   EXPECT_TRUE(absl::IsNotFound(launcher->Adopt(rank(), ended_.Callback()).status()));

@@ -1,4 +1,5 @@
-muster_test(SRC unit/worker/daemon/allocation_manager_test.cc LABELS unit DEPS muster::worker_daemon muster::testing)
+muster_test(SRC unit/worker/daemon/allocation_manager_test.cc LABELS unit DEPS muster::worker_daemon muster::testing
+  muster::pth_builder)
 muster_test(SRC unit/worker/daemon/data_access_test.cc LABELS unit DEPS muster::worker_daemon muster::testing)
 muster_test(SRC unit/worker/daemon/outbox_test.cc LABELS unit DEPS muster::worker_daemon muster::testing)
 muster_test(SRC unit/worker/daemon/process_trainer_launcher_test.cc LABELS unit DEPS muster::worker_daemon muster::testing

@@ -251,6 +251,24 @@ TEST_F(WorkerTest, ARestartedDaemonAdoptsItsTrainers) {
   EXPECT_TRUE(coordinator_.WaitForPhase(Status::PHASE_SUCCEEDED).has_value());
 }
 
+TEST_F(WorkerTest, ADaemonKilledWithItsTrainersComesBackEmptyHanded) {
+  std::unique_ptr<Worker> worker = StartWorker();
+  PrepareAndRun();
+  JoinBoth();
+  worker.reset();
+  const std::filesystem::path generation = folder_.path() / "state/jobs/a-01234567/generations/1";
+  for (const char* rank : {"rank-0", "rank-1"}) {
+    const absl::StatusOr<ProcessIdentity> shim = ReadLaunchedShim(generation / rank);
+    ASSERT_TRUE(shim.ok()) << shim.status();
+    ASSERT_EQ(kill(shim->pid, SIGKILL), 0);
+  }
+  ASSERT_TRUE(testing::WaitUntil([&] { return Trainers().empty(); }, absl::Seconds(20)));
+  worker = StartWorker();
+  const std::optional<v1::Hello> again = coordinator_.WaitForHello();
+  ASSERT_TRUE(again.has_value());
+  EXPECT_THAT(again->allocations(), IsEmpty());
+}
+
 TEST_F(WorkerTest, SendsLogsToTheirEnd) {
   const std::unique_ptr<Worker> worker = StartWorker();
   PrepareAndRun();
