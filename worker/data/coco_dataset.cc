@@ -17,6 +17,8 @@ namespace {
 
 // Annotation tools write sums such as 639.9999999 + 0.0000002; nobody needs to hear of those.
 constexpr double kClipTolerance = 0.01;
+// From here on a float32 does not hold each pixel.
+constexpr double kMaxCoordinate = 0x1p24;
 
 absl::Status CheckImage(const AnnotatedImage& image, const std::string& file) {
   const std::string entry = absl::StrCat(file, ": image id ", image.id, ", field ");
@@ -61,16 +63,24 @@ absl::StatusOr<CocoDataset> CocoDataset::Load(const std::filesystem::path& annot
     added.size = {image.width, image.height};
   }
 
-  std::string first_example;
+  std::string first_outside;
+  std::string first_flat;
   for (const Annotation& annotation : parsed.annotations) {
     DatasetImage& image = dataset.images_[positions.at(annotation.image_id)];
     image.annotated = true;
-    if (annotation.ignore || annotation.area <= 0 || annotation.width < 1 ||
-        annotation.height < 1) {
-      continue;
-    }
     const double right = annotation.x + annotation.width;
     const double bottom = annotation.y + annotation.height;
+    for (const double edge : {annotation.x, annotation.y, right, bottom}) {
+      if (std::abs(edge) < kMaxCoordinate) continue;
+      return absl::InvalidArgumentError(absl::StrCat(file, ": ", Describe(annotation, image),
+                                                     ": beyond ", int64_t{1} << 24,
+                                                     " pixels; correct or remove it"));
+    }
+    if (annotation.ignore) continue;
+    if (annotation.area <= 0 || annotation.width < 1 || annotation.height < 1) {
+      if (++dataset.flat_boxes_ == 1) first_flat = Describe(annotation, image);
+      continue;
+    }
     const double x1 = std::max(annotation.x, 0.0);
     const double y1 = std::max(annotation.y, 0.0);
     const double x2 = std::min<double>(right, image.size.width);
@@ -80,11 +90,11 @@ absl::StatusOr<CocoDataset> CocoDataset::Load(const std::filesystem::path& annot
         std::max(std::max(x1 - annotation.x, y1 - annotation.y), std::max(right - x2, bottom - y2));
     if (outside || cut > kClipTolerance) {
       ++(outside ? dataset.outside_boxes_ : dataset.clipped_boxes_);
-      if (first_example.empty()) first_example = Describe(annotation, image);
+      if (first_outside.empty()) first_outside = Describe(annotation, image);
     }
     if (outside) continue;
-    const Box box = {static_cast<float>(x1), static_cast<float>(y1), static_cast<float>(x2),
-                     static_cast<float>(y2)};
+    const Box box = {static_cast<float>(annotation.x), static_cast<float>(annotation.y),
+                     static_cast<float>(right), static_cast<float>(bottom)};
     if (annotation.crowd) {
       image.crowd_boxes.push_back(box);
     } else {
@@ -92,13 +102,18 @@ absl::StatusOr<CocoDataset> CocoDataset::Load(const std::filesystem::path& annot
       image.labels.push_back(labels.at(annotation.category_id));
     }
   }
-  if (!first_example.empty()) {
+  if (!first_outside.empty()) {
     base::Log(base::LogSeverity::kWarning, "data",
               "boxes outside their image: those that stick out are clipped, the rest left out",
               {{"file", file},
                {"clipped", dataset.clipped_boxes_},
                {"left_out", dataset.outside_boxes_},
-               {"first", first_example}});
+               {"first", first_outside}});
+  }
+  if (!first_flat.empty()) {
+    base::Log(base::LogSeverity::kWarning, "data",
+              "objects left out: no area, or a side of less than 1 pixel",
+              {{"file", file}, {"left_out", dataset.flat_boxes_}, {"first", first_flat}});
   }
   return dataset;
 }

@@ -2,14 +2,17 @@
 
 #include <algorithm>
 #include <new>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "opencv2/core.hpp"
-#include "opencv2/imgproc.hpp"
 
 #include "common/base/status_macros.h"
+#include "worker/data/augment_pixels.h"
 #include "worker/data/decode.h"
+#include "worker/data/resize.h"
 
 namespace muster::data {
 namespace {
@@ -19,21 +22,23 @@ constexpr size_t kAlignment = 64;
 // What one loader thread keeps from image to image.
 struct Workspace {
   ImageDecoder decoder;
+  PillowResizer pillow;
   std::vector<uint8_t> file;
   std::vector<uint8_t> decoded;
   std::vector<uint8_t> resized;
+  std::vector<float> augmented;
+  std::vector<float> resized_augmented;
 };
 
-absl::Status Resize(const std::vector<uint8_t>& in, Size from, Size to, std::vector<uint8_t>* out) {
-  out->resize(size_t{3} * static_cast<size_t>(to.width) * static_cast<size_t>(to.height));
-  try {
-    const cv::Mat source(from.height, from.width, CV_8UC3, const_cast<uint8_t*>(in.data()));
-    cv::Mat target(to.height, to.width, CV_8UC3, out->data());
-    cv::resize(source, target, target.size(), 0, 0, cv::INTER_LINEAR);
-  } catch (const std::exception& error) {
-    return absl::InternalError(absl::StrCat("cannot be resized: ", error.what()));
+std::array<std::vector<int>, 2> Replacements(const CocoDataset& dataset,
+                                             const PipelineOptions& options) {
+  std::array<std::vector<int>, 2> groups;
+  if (!options.replace_empty && !options.augmentation.resize_crop.has_value()) return groups;
+  for (const int index : dataset.TrainingImages(options.min_image_side, options.keep_empty)) {
+    const DatasetImage& image = dataset.images()[static_cast<size_t>(index)];
+    if (!image.boxes.empty()) groups[static_cast<size_t>(AspectGroup(image.size))].push_back(index);
   }
-  return absl::OkStatus();
+  return groups;
 }
 
 }  // namespace
@@ -85,8 +90,9 @@ class DataLoader::Pool : public std::enable_shared_from_this<Pool> {
 struct DataLoader::Pending {
   std::shared_ptr<Batch> batch;
   std::vector<Sample> samples;
+  // Of each sample; the dataset index is that of the image which is taken.
   std::vector<ImagePlan> plans;
-  std::vector<absl::Status> errors;  // of each sample
+  std::vector<absl::Status> errors;
   size_t claimed = 0;
   size_t done = 0;
 };
@@ -97,6 +103,7 @@ DataLoader::DataLoader(const Options& options, const CocoDataset& dataset,
       dataset_(dataset),
       source_(source),
       normalizer_(options.pipeline),
+      replacements_(Replacements(dataset, options.pipeline)),
       pool_(
           std::make_shared<Pool>(static_cast<size_t>(std::max(options.prefetch_batches, 1)) + 2)) {
   cv::setNumThreads(1);
@@ -154,22 +161,52 @@ void DataLoader::Open() {
   auto pending = std::make_shared<Pending>();
   pending->samples = schedule_[next_batch_++];
   pending->errors.resize(pending->samples.size());
-  for (const Sample& sample : pending->samples) {
-    const DatasetImage& image = dataset_.images()[static_cast<size_t>(sample.dataset_index)];
-    pending->plans.push_back(
-        PlanImage(options_.pipeline, image.size, options_.seed, epoch_, sample.sample_id));
+  for (size_t i = 0; i < pending->samples.size(); ++i) {
+    absl::StatusOr<ImagePlan> plan = Plan(epoch_, &pending->samples[i]);
+    pending->plans.push_back(plan.ok() ? *std::move(plan) : ImagePlan());
+    pending->errors[i] = plan.status();
   }
   pending->batch = pool_->Take();
   pending->batch->Resize(static_cast<int>(pending->samples.size()),
                          BatchSize(options_.pipeline, pending->plans));
   pending->batch->samples.resize(pending->samples.size());
+  // mmdetection 3 pads to a fixed size (its Pad transform) before it notes the padded size; 0.6's
+  // collate pads after. Anchors over the padding are trained, as background, where it is noted.
+  if (options_.pipeline.canvas.has_value() &&
+      options_.pipeline.box_scaling == BoxScaling::kPerAxis) {
+    for (ImagePlan& plan : pending->plans) {
+      plan.padded = {pending->batch->width(), pending->batch->height()};
+    }
+  }
   pending_.push_back(std::move(pending));
+}
+
+absl::StatusOr<ImagePlan> DataLoader::Plan(uint64_t epoch, Sample* sample) const {
+  constexpr uint64_t kAttempts = 1000;
+  const int first_index = sample->dataset_index;
+  DrawKey key = {
+      .seed = options_.seed, .epoch = epoch, .sample = static_cast<uint64_t>(sample->sample_id)};
+  for (uint64_t attempt = 0; attempt < kAttempts; ++attempt) {
+    const DatasetImage& image = dataset_.images()[static_cast<size_t>(sample->dataset_index)];
+    std::optional<ImagePlan> plan = PlanImage(options_.pipeline, image, key);
+    if (plan.has_value()) return *std::move(plan);
+    const std::vector<int>& others = replacements_[static_cast<size_t>(AspectGroup(image.size))];
+    if (others.empty()) break;
+    sample->dataset_index = others[key.For("replacement").NextBelow(others.size())];
+    key.sample += uint64_t{1} << 40;  // more than an epoch has samples: the next image draws anew
+  }
+  const DatasetImage& image = dataset_.images()[static_cast<size_t>(first_index)];
+  return absl::InvalidArgumentError(absl::StrCat(
+      dataset_.path().string(), ": image ", image.file_name,
+      " has no object to train on, and no other image of its orientation was found that has; set "
+      "data.keep_empty, or check data.rand_resize_crop"));
 }
 
 namespace {
 
-void FillMeta(const PipelineOptions& options, const Sample& sample, const DatasetImage& image,
-              const ImagePlan& plan, SampleMeta* meta) {
+void FillMeta(const Sample& sample, const DatasetImage& image, ImagePlan* plan_of_image,
+              SampleMeta* meta) {
+  ImagePlan& plan = *plan_of_image;
   meta->image_id = image.id;
   meta->dataset_index = sample.dataset_index;
   meta->sample_id = sample.sample_id;
@@ -182,19 +219,61 @@ void FillMeta(const PipelineOptions& options, const Sample& sample, const Datase
   meta->scale_w = plan.scale_w;
   meta->scale_h = plan.scale_h;
   meta->flip = plan.flip;
-  meta->labels = image.labels;
-  meta->gt_bboxes.clear();
-  for (const Box& box : image.boxes) meta->gt_bboxes.push_back(TransformBox(options, plan, box));
-  meta->gt_bboxes_ignore.clear();
-  for (const Box& box : image.crowd_boxes) {
-    meta->gt_bboxes_ignore.push_back(TransformBox(options, plan, box));
+  meta->labels = std::move(plan.objects.labels);
+  meta->gt_bboxes = std::move(plan.objects.boxes);
+  meta->gt_bboxes_ignore = std::move(plan.objects.crowd_boxes);
+}
+
+// The decoded image in workspace->decoded, augmented, resized and normalised at `out`.
+absl::Status TransformPixels(const PipelineOptions& options, const Normalizer& normalizer,
+                             const ImagePlan& plan, Size batch, Workspace* workspace, float* out) {
+  const Augmentation& drawn = plan.augmentation;
+  const std::vector<uint8_t>* pixels = &workspace->decoded;
+  if (drawn.changes_pixels()) {
+    MUSTER_RETURN_IF_ERROR(
+        AugmentPixels(workspace->decoded, drawn, options.mean, &workspace->augmented));
+    if (!drawn.resized.has_value()) {
+      // Stays float32 up to the batch, as in mmdetection.
+      const std::vector<float>* values = &workspace->augmented;
+      if (plan.resized != drawn.result()) {
+        MUSTER_RETURN_IF_ERROR(ResizeLinear(workspace->augmented, drawn.result(), plan.resized,
+                                            &workspace->resized_augmented));
+        values = &workspace->resized_augmented;
+      }
+      normalizer.Write(*values, plan.resized, plan.flip, batch, out);
+      return absl::OkStatus();
+    }
+    ToBytes(workspace->augmented, &workspace->decoded);
   }
+  if (drawn.resized.has_value()) {
+    workspace->pillow.Resize(*pixels, drawn.kept.size, *drawn.resized, drawn.crop,
+                             &workspace->resized);
+    pixels = &workspace->resized;
+  } else if (plan.resized != plan.original) {
+    MUSTER_RETURN_IF_ERROR(ResizeLinear(*pixels, plan.original, plan.resized, &workspace->resized));
+    pixels = &workspace->resized;
+  }
+  normalizer.Write(*pixels, plan.resized, plan.flip, batch, out);
+  return absl::OkStatus();
+}
+
+// Of a picture whose size is not the annotations'.
+std::string SizeProblem(absl::Span<const uint8_t> file, Size size, Size annotated) {
+  std::string text =
+      absl::StrCat("it has ", size.width, "x", size.height, " pixels, the annotations say ",
+                   annotated.width, "x", annotated.height);
+  const int orientation = JpegOrientation(file);
+  if (orientation >= 5 && size == Size{annotated.height, annotated.width}) {
+    absl::StrAppend(&text, ", which is the picture before its EXIF orientation ", orientation,
+                    " is applied: annotate the turned picture, or remove the orientation");
+  }
+  return text;
 }
 
 // The image's pixels into its place `out` of a batch.
-absl::Status FillPixels(const ImageSource& source, const Normalizer& normalizer,
-                        const DatasetImage& image, const ImagePlan& plan, Size batch,
-                        Workspace* workspace, float* out) {
+absl::Status FillPixels(const PipelineOptions& options, const ImageSource& source,
+                        const Normalizer& normalizer, const DatasetImage& image,
+                        const ImagePlan& plan, Size batch, Workspace* workspace, float* out) {
   MUSTER_ASSIGN_OR_RETURN(const absl::Span<const uint8_t> file,
                           source.Read(image.file_name, &workspace->file));
   const auto in_image = [&](const absl::Status& status) {
@@ -204,19 +283,10 @@ absl::Status FillPixels(const ImageSource& source, const Normalizer& normalizer,
   const absl::StatusOr<Size> size = workspace->decoder.Decode(file, &workspace->decoded);
   if (!size.ok()) return in_image(size.status());
   if (*size != plan.original) {
-    return in_image(absl::InvalidArgumentError(
-        absl::StrCat("it has ", size->width, "x", size->height, " pixels, the annotations say ",
-                     plan.original.width, "x", plan.original.height)));
+    return in_image(absl::InvalidArgumentError(SizeProblem(file, *size, plan.original)));
   }
-  const std::vector<uint8_t>* pixels = &workspace->decoded;
-  if (plan.resized != plan.original) {
-    const absl::Status status =
-        Resize(workspace->decoded, plan.original, plan.resized, &workspace->resized);
-    if (!status.ok()) return in_image(status);
-    pixels = &workspace->resized;
-  }
-  normalizer.Write(*pixels, plan.resized, plan.flip, batch, out);
-  return absl::OkStatus();
+  const absl::Status status = TransformPixels(options, normalizer, plan, batch, workspace, out);
+  return status.ok() ? status : in_image(status);
 }
 
 }  // namespace
@@ -245,12 +315,14 @@ void DataLoader::Run() {
     mutex_.Unlock();
     const Sample& sample = pending->samples[i];
     const DatasetImage& image = dataset_.images()[static_cast<size_t>(sample.dataset_index)];
-    const ImagePlan& plan = pending->plans[i];
     Batch& batch = *pending->batch;
-    FillMeta(options_.pipeline, sample, image, plan, &batch.samples[i]);
-    absl::Status status =
-        FillPixels(source_, normalizer_, image, plan, {batch.width(), batch.height()}, &workspace,
-                   batch.data() + i * batch.image_values());
+    absl::Status status = pending->errors[i];
+    if (status.ok()) {
+      status = FillPixels(options_.pipeline, source_, normalizer_, image, pending->plans[i],
+                          {batch.width(), batch.height()}, &workspace,
+                          batch.data() + i * batch.image_values());
+      FillMeta(sample, image, &pending->plans[i], &batch.samples[i]);
+    }
     mutex_.Lock();
     pending->errors[i] = std::move(status);
     ++pending->done;

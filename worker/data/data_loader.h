@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -31,9 +32,12 @@ struct SampleMeta {
   int ori_h = 0;
   int img_w = 0;  // resized, before padding
   int img_h = 0;
-  int pad_w = 0;  // its own, rounded up to size_divisor; the batch may be larger
+  // Its own size rounded up to size_divisor, where the batch may be larger; the fixed size, where
+  // there is one and conventions are MMDET3.
+  int pad_w = 0;
   int pad_h = 0;
-  // Multiply original by these to get resized coordinates (equal with the SEED conventions).
+  // Multiply original by these to get resized coordinates (equal with the SEED conventions); where
+  // training crops or expands the image, coordinates of what came of it.
   double scale_w = 1;
   double scale_h = 1;
   bool flip = false;
@@ -74,6 +78,9 @@ class Batch {
 
 // Decodes and transforms a rank's batches ahead of the trainer, in threads of its own. What comes
 // out depends on the options and the schedule alone, not on threads or timing. One thread uses it.
+//
+// An image of which the augmentation leaves no object (or that has none, with replace_empty) gives
+// its place to a drawn one of its aspect group, whose ids the sample then carries.
 class DataLoader {
  public:
   struct Options {
@@ -108,12 +115,16 @@ class DataLoader {
   // A batch to work on exists: one that has unclaimed samples, or room for a new one.
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Open() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // sample->dataset_index becomes that of the image that is taken.
+  absl::StatusOr<ImagePlan> Plan(uint64_t epoch, Sample* sample) const;
 
   // Constant after construction.
   const Options options_;
   const CocoDataset& dataset_;
   const ImageSource& source_;
   const Normalizer normalizer_;
+  // Images with objects that may take another's place, by aspect group.
+  const std::array<std::vector<int>, 2> replacements_;
   const std::shared_ptr<Pool> pool_;
 
   absl::Mutex mutex_;

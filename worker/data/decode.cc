@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -18,8 +19,6 @@
 namespace muster::data {
 namespace {
 
-constexpr uint64_t kMaxPixels = 100'000'000;
-
 bool StartsWith(absl::Span<const uint8_t> file, absl::string_view magic, size_t at = 0) {
   return file.size() >= at + magic.size() &&
          std::memcmp(file.data() + at, magic.data(), magic.size()) == 0;
@@ -32,35 +31,55 @@ bool IsWebp(absl::Span<const uint8_t> file) {
   return StartsWith(file, "RIFF") && StartsWith(file, "WEBP", 8);
 }
 
-// Sizes in the header that would make OpenCV allocate gigabytes; a WebP's sides end at 16383.
-uint64_t HeaderPixels(absl::Span<const uint8_t> file) {
-  const auto big_endian = [&](size_t at) {
-    return uint64_t{file[at]} << 24 | uint64_t{file[at + 1]} << 16 | uint64_t{file[at + 2]} << 8 |
-           file[at + 3];
-  };
-  const auto little_endian = [&](size_t at) {
-    return static_cast<int32_t>(uint32_t{file[at]} | uint32_t{file[at + 1]} << 8 |
-                                uint32_t{file[at + 2]} << 16 | uint32_t{file[at + 3]} << 24);
-  };
-  if (IsPng(file) && file.size() >= 24) return big_endian(16) * big_endian(20);
-  if (IsBmp(file) && file.size() >= 26) {
-    return static_cast<uint64_t>(std::abs(int64_t{little_endian(18)})) *
-           static_cast<uint64_t>(std::abs(int64_t{little_endian(22)}));
+// A WebP that OpenCV's WebP reader refuses is offered to its other readers, of which those for
+// DICOM and DTED look for their mark in the middle of the file, and end the process on a damaged
+// one.
+bool MayBeTakenForAnother(absl::Span<const uint8_t> file) {
+  return StartsWith(file, "DICM", 128) || StartsWith(file, "DTED", 140);
+}
+
+uint64_t BigEndian(absl::Span<const uint8_t> file, size_t at, size_t bytes) {
+  uint64_t value = 0;
+  for (size_t i = 0; i < bytes; ++i) value = value << 8 | file[at + i];
+  return value;
+}
+
+uint64_t LittleEndian(absl::Span<const uint8_t> file, size_t at, size_t bytes) {
+  uint64_t value = 0;
+  for (size_t i = bytes; i-- > 0;) value = value << 8 | file[at + i];
+  return value;
+}
+
+struct HeaderSize {
+  uint64_t width = 0;
+  uint64_t height = 0;
+};
+
+// What the header of a PNG, BMP or WebP says, before OpenCV allocates it; none when it is too
+// short.
+std::optional<HeaderSize> SizeInHeader(absl::Span<const uint8_t> file) {
+  if (file.size() < 30) return std::nullopt;
+  if (IsPng(file)) return HeaderSize{BigEndian(file, 16, 4), BigEndian(file, 20, 4)};
+  if (IsBmp(file)) {
+    // The first form of the format has 16-bit sides; later ones a height below 0 for upright rows.
+    if (LittleEndian(file, 14, 4) == 12) {
+      return HeaderSize{LittleEndian(file, 18, 2), LittleEndian(file, 20, 2)};
+    }
+    const auto side = [&](size_t at) {
+      const auto value = static_cast<int32_t>(LittleEndian(file, at, 4));
+      return static_cast<uint64_t>(std::abs(int64_t{value}));
+    };
+    return HeaderSize{side(18), side(22)};
   }
-  return 0;
-}
-
-absl::Status TooLarge(uint64_t width, uint64_t height) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("image of ", width, "x", height, " pixels; the limit is ", kMaxPixels));
-}
-
-absl::Status CheckSize(Size size) {
-  const auto width = static_cast<uint64_t>(size.width);
-  const auto height = static_cast<uint64_t>(size.height);
-  if (size.width <= 0 || size.height <= 0) return absl::DataLossError("image without pixels");
-  if (width * height > kMaxPixels) return TooLarge(width, height);
-  return absl::OkStatus();
+  // WebP: the extended, the lossless and the lossy form.
+  if (StartsWith(file, "VP8X", 12)) {
+    return HeaderSize{LittleEndian(file, 24, 3) + 1, LittleEndian(file, 27, 3) + 1};
+  }
+  if (StartsWith(file, "VP8L", 12)) {
+    const uint64_t bits = LittleEndian(file, 21, 4);
+    return HeaderSize{(bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1};
+  }
+  return HeaderSize{LittleEndian(file, 26, 2) & 0x3fff, LittleEndian(file, 28, 2) & 0x3fff};
 }
 
 cv::Mat Wrap(std::vector<uint8_t>* rgb, Size size) {
@@ -122,7 +141,6 @@ absl::StatusOr<Size> DecodeByOpenCv(absl::Span<const uint8_t> file, std::vector<
     const cv::Mat bgr = cv::imdecode(input, cv::IMREAD_COLOR);
     if (bgr.empty()) return absl::DataLossError("damaged image");
     const Size size = {bgr.cols, bgr.rows};
-    if (absl::Status status = CheckSize(size); !status.ok()) return status;
     rgb->resize(Bytes(size, 3));
     cv::Mat out = Wrap(rgb, size);
     cv::cvtColor(bgr, out, cv::COLOR_BGR2RGB);
@@ -173,10 +191,18 @@ int JpegOrientation(absl::Span<const uint8_t> file) {
   return 1;
 }
 
-ImageDecoder::ImageDecoder() : jpeg_(tjInitDecompress()) {}
+ImageDecoder::ImageDecoder(uint64_t max_pixels)
+    : max_pixels_(max_pixels), jpeg_(tjInitDecompress()) {}
 
 ImageDecoder::~ImageDecoder() {
   if (jpeg_ != nullptr) tjDestroy(jpeg_);
+}
+
+absl::Status ImageDecoder::CheckSize(uint64_t width, uint64_t height) const {
+  if (width == 0 || height == 0) return absl::DataLossError("damaged image: without pixels");
+  if (width <= max_pixels_ / height) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("image of ", width, "x", height, " pixels; the limit is ", max_pixels_));
 }
 
 absl::StatusOr<Size> ImageDecoder::Decode(absl::Span<const uint8_t> file,
@@ -185,10 +211,10 @@ absl::StatusOr<Size> ImageDecoder::Decode(absl::Span<const uint8_t> file,
   if (!IsPng(file) && !IsBmp(file) && !IsWebp(file)) {
     return absl::InvalidArgumentError("not a JPEG, PNG, BMP or WebP image");
   }
-  if (HeaderPixels(file) > kMaxPixels) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("image of more than ", kMaxPixels, " pixels, which is the limit"));
-  }
+  if (IsWebp(file) && MayBeTakenForAnother(file)) return absl::DataLossError("damaged WebP image");
+  const std::optional<HeaderSize> size = SizeInHeader(file);
+  if (!size.has_value()) return absl::DataLossError("damaged image: broken off in its header");
+  if (absl::Status status = CheckSize(size->width, size->height); !status.ok()) return status;
   return DecodeByOpenCv(file, rgb);
 }
 
@@ -204,8 +230,14 @@ absl::StatusOr<Size> ImageDecoder::DecodeJpeg(absl::Span<const uint8_t> file,
       tjGetErrorCode(jpeg_) == TJERR_FATAL) {
     return absl::DataLossError(absl::StrCat("damaged JPEG: ", tjGetErrorStr2(jpeg_)));
   }
-  if (size.width <= 0) return absl::DataLossError("damaged JPEG: no picture in it");
-  if (absl::Status status = CheckSize(size); !status.ok()) return status;
+  if (size.width <= 0 || size.height <= 0) {
+    return absl::DataLossError("damaged JPEG: no picture in it");
+  }
+  if (absl::Status status =
+          CheckSize(static_cast<uint64_t>(size.width), static_cast<uint64_t>(size.height));
+      !status.ok()) {
+    return status;
+  }
   const bool four_inks = colour_space == TJCS_CMYK || colour_space == TJCS_YCCK;
   rgb->resize(Bytes(size, 3));
   std::vector<uint8_t>* target = rgb;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
@@ -12,12 +13,15 @@ namespace muster::data {
 
 // Decodes image files to RGB, 8 bits a channel, as mmcv's imfrombytes(flag='color', backend='cv2')
 // does (which then gives BGR): grey and CMYK are converted, alpha is dropped, the EXIF orientation
-// is applied. JPEG by libjpeg-turbo; PNG, BMP and WebP by OpenCV. A damaged or broken-off file is
-// an error (OpenCV would give a picture that is grey in part), and so is one of more than 100
-// million pixels. One decoder a thread; it keeps its memory from image to image.
+// is applied (mmdetection 0.6's zip reader left it out), 16 bits become 8. JPEG by libjpeg-turbo;
+// PNG, BMP and WebP by OpenCV. A damaged or broken-off file is an error (OpenCV would give a
+// picture that is grey in part), and so is one of more than max_pixels, which its header tells
+// before anything is unpacked. One decoder a thread; it keeps its memory from image to image.
 class ImageDecoder {
  public:
-  ImageDecoder();
+  static constexpr uint64_t kMaxPixels = 100'000'000;
+
+  explicit ImageDecoder(uint64_t max_pixels = kMaxPixels);
   ~ImageDecoder();
   ImageDecoder(const ImageDecoder&) = delete;
   ImageDecoder& operator=(const ImageDecoder&) = delete;
@@ -29,6 +33,9 @@ class ImageDecoder {
  private:
   absl::StatusOr<Size> DecodeJpeg(absl::Span<const uint8_t> file, std::vector<uint8_t>* rgb);
 
+  absl::Status CheckSize(uint64_t width, uint64_t height) const;
+
+  const uint64_t max_pixels_;
   void* jpeg_;  // TurboJPEG's handle
   std::vector<uint8_t> scratch_;
 };

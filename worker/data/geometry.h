@@ -19,4 +19,21 @@ struct Size {
   friend bool operator==(const Size&, const Size&) = default;
 };
 
+// A part of a picture, in its pixels.
+struct Rect {
+  int left = 0;
+  int top = 0;
+  Size size;
+
+  friend bool operator==(const Rect&, const Rect&) = default;
+};
+
+// A bound of an image's longer and shorter side, in pixels.
+struct Scale {
+  int long_side = 0;
+  int short_side = 0;
+
+  friend bool operator==(const Scale&, const Scale&) = default;
+};
+
 }  // namespace muster::data

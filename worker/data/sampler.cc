@@ -32,26 +32,68 @@ void Shuffle(base::CounterRandom* random, std::vector<T>* values) {
 
 int64_t DivideUp(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 
+// `images` in chunks of `size`, the last one filled up from `head`.
+void Cut(const std::vector<int>& images, const std::vector<int>& head, size_t size,
+         std::vector<std::vector<int>>* chunks) {
+  for (size_t begin = 0; begin < images.size(); begin += size) {
+    std::vector<int>& chunk = chunks->emplace_back();
+    for (size_t i = begin; i < begin + size; ++i) {
+      chunk.push_back(i < images.size() ? images[i] : head[(i - images.size()) % head.size()]);
+    }
+  }
+}
+
+std::vector<std::vector<int>> FilledGroups(const CocoDataset& dataset, absl::Span<const int> images,
+                                           const EpochPlan::Options& options) {
+  std::vector<std::vector<int>> chunks;
+  uint64_t group_number = 0;
+  for (std::vector<int>& group : SplitByAspect(dataset, images)) {
+    base::CounterRandom random(options.seed, options.epoch, group_number++, "shuffle images");
+    Shuffle(&random, &group);
+    Cut(group, group, static_cast<size_t>(options.images_per_rank), &chunks);
+  }
+  base::CounterRandom random(options.seed, options.epoch, 0, "shuffle chunks");
+  Shuffle(&random, &chunks);
+  return chunks;
+}
+
+std::vector<std::vector<int>> MixedRest(const CocoDataset& dataset, absl::Span<const int> images,
+                                        const EpochPlan::Options& options) {
+  std::vector<int> order(images.begin(), images.end());
+  base::CounterRandom random(options.seed, options.epoch, 0, "shuffle images");
+  Shuffle(&random, &order);
+  std::vector<std::vector<int>> chunks;
+  std::array<std::vector<int>, kGroups> waiting;
+  for (const int image : order) {
+    const Size size = dataset.images()[static_cast<size_t>(image)].size;
+    std::vector<int>& group = waiting[size.width < size.height ? 0 : 1];
+    group.push_back(image);
+    if (group.size() == static_cast<size_t>(options.images_per_rank)) {
+      chunks.push_back(std::move(group));
+      group.clear();
+    }
+  }
+  std::vector<int>& rest = waiting[0];
+  rest.insert(rest.end(), waiting[1].begin(), waiting[1].end());
+  Cut(rest, order, static_cast<size_t>(options.images_per_rank), &chunks);
+  return chunks;
+}
+
 }  // namespace
+
+Grouping GroupingOf(const config::v1::TrainJob& job) {
+  const bool seed = job.model().conventions() == config::v1::CONVENTIONS_SEED;
+  return seed || job.data().has_pad_size() ? Grouping::kFilledGroups : Grouping::kMixedRest;
+}
 
 int AspectGroup(Size size) { return size.width > size.height ? 1 : 0; }
 
 EpochPlan::EpochPlan(const CocoDataset& dataset, absl::Span<const int> images,
                      const Options& options)
     : images_per_rank_(options.images_per_rank) {
-  const auto chunk_size = static_cast<size_t>(images_per_rank_);
-  std::vector<std::vector<int>> chunks;
-  uint64_t group_number = 0;
-  for (std::vector<int>& group : SplitByAspect(dataset, images)) {
-    base::CounterRandom random(options.seed, options.epoch, group_number++, "shuffle images");
-    Shuffle(&random, &group);
-    for (size_t begin = 0; begin < group.size(); begin += chunk_size) {
-      std::vector<int>& chunk = chunks.emplace_back();
-      for (size_t i = begin; i < begin + chunk_size; ++i) chunk.push_back(group[i % group.size()]);
-    }
-  }
-  base::CounterRandom random(options.seed, options.epoch, 0, "shuffle chunks");
-  Shuffle(&random, &chunks);
+  const std::vector<std::vector<int>> chunks = options.grouping == Grouping::kFilledGroups
+                                                   ? FilledGroups(dataset, images, options)
+                                                   : MixedRest(dataset, images, options);
   chunks_ = static_cast<int64_t>(chunks.size());
   for (const std::vector<int>& chunk : chunks) {
     for (const int image : chunk) {
@@ -80,7 +122,10 @@ Schedule EpochPlan::Batches(int64_t cursor, int rank, int world) const {
 }
 
 int64_t StepsPerEpoch(const CocoDataset& dataset, absl::Span<const int> images, int images_per_rank,
-                      int world) {
+                      int world, Grouping grouping) {
+  if (grouping == Grouping::kMixedRest) {
+    return DivideUp(DivideUp(static_cast<int64_t>(images.size()), images_per_rank), world);
+  }
   int64_t chunks = 0;
   for (const std::vector<int>& group : SplitByAspect(dataset, images)) {
     chunks += DivideUp(static_cast<int64_t>(group.size()), images_per_rank);

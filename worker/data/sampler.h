@@ -5,6 +5,7 @@
 
 #include "absl/types/span.h"
 
+#include "muster/config/v1/train_job.pb.h"
 #include "worker/data/coco_dataset.h"
 
 namespace muster::data {
@@ -26,10 +27,23 @@ using Schedule = std::vector<std::vector<Sample>>;
 // 1 when the image is wider than high, otherwise 0 (as mmdetection 0.6 groups them).
 int AspectGroup(Size size);
 
-// The order of one training epoch: a list of chunks of images_per_rank images each that depends on
-// (seed, epoch) and not on the number of ranks. The images of a chunk have the same aspect group.
-// Each group is shuffled, filled up from its own head (again and again when it is small) to whole
-// chunks, and cut; then the chunks of both groups are shuffled together.
+enum class Grouping {
+  // mmdetection 0.6's DistributedGroupSampler: each group is shuffled, filled up from its own head
+  // (again and again when it is small) to whole chunks, and cut; then the chunks of both groups are
+  // shuffled together.
+  kFilledGroups,
+  // mmdetection 3's AspectRatioBatchSampler: all images are shuffled; a chunk is whole when enough
+  // images of its group (a square is landscape there) have come by; what is left of both groups at
+  // the end is mixed, and the last chunk filled up from the head. The orientations in a chunk may
+  // differ, so a fixed canvas cannot be used.
+  kMixedRest,
+};
+
+// kFilledGroups for the SEED conventions and where data.pad_size is set.
+Grouping GroupingOf(const config::v1::TrainJob& job);
+
+// The order of one training epoch: a list of chunks of images_per_rank images each, of one aspect
+// group, that depends on (seed, epoch) and not on the number of ranks.
 //
 // A step of `world` ranks consumes the next `world` chunks, rank r the r-th of them. The number of
 // chunks consumed is the cursor of a checkpoint: a resumed run may have another world.
@@ -39,6 +53,7 @@ class EpochPlan {
     int images_per_rank = 1;
     uint64_t seed = 0;
     uint64_t epoch = 0;
+    Grouping grouping = Grouping::kFilledGroups;
   };
 
   // `images`: indices into dataset.images().
@@ -62,7 +77,7 @@ class EpochPlan {
 
 // Steps of a whole epoch, without drawing its order.
 int64_t StepsPerEpoch(const CocoDataset& dataset, absl::Span<const int> images, int images_per_rank,
-                      int world);
+                      int world, Grouping grouping = Grouping::kFilledGroups);
 
 // Each image once, over all ranks: `images` ordered by aspect group, of which rank r takes the
 // r-th, the (r + world)-th, ... A batch holds at most images_per_rank images and one aspect group;

@@ -10,17 +10,11 @@
 #include "absl/types/span.h"
 
 #include "muster/config/v1/train_job.pb.h"
+#include "worker/data/augmentation.h"
+#include "worker/data/coco_dataset.h"
 #include "worker/data/geometry.h"
 
 namespace muster::data {
-
-// A bound of the image's longer and shorter side, in pixels.
-struct Scale {
-  int long_side = 0;
-  int short_side = 0;
-
-  friend bool operator==(const Scale&, const Scale&) = default;
-};
 
 enum class ScaleMode { kValue, kRange };
 
@@ -32,7 +26,9 @@ enum class BoxScaling {
 
 // What happens between the decoded image and the batch.
 struct PipelineOptions {
-  std::vector<Scale> scales;  // one or more
+  // Before the resize. With its resize_crop there is no other resize.
+  AugmentationOptions augmentation;
+  std::vector<Scale> scales;  // one or more; none beside augmentation.resize_crop
   ScaleMode scale_mode = ScaleMode::kValue;
   double flip_ratio = 0;
   int size_divisor = 32;
@@ -42,6 +38,13 @@ struct PipelineOptions {
   std::array<float, 3> mean = {123.675F, 116.28F, 103.53F};
   std::array<float, 3> std = {58.395F, 57.12F, 57.375F};
   BoxScaling box_scaling = BoxScaling::kPerAxis;
+  // Crowd boxes are handed on.
+  bool with_crowd = true;
+  // An image without objects is replaced by another of its aspect group, as mmdetection 0.6 does.
+  bool replace_empty = false;
+  // What may be taken instead of an image: CocoDataset::TrainingImages(min_image_side, keep_empty).
+  int min_image_side = 0;
+  bool keep_empty = false;
 };
 
 // From a job's config, defaults applied. InvalidArgument, with the field, where the parts do not
@@ -55,34 +58,44 @@ absl::Status CheckPipeline(const PipelineOptions& options);
 // Everything about one image that is known before it is decoded.
 struct ImagePlan {
   Size original;
+  Augmentation augmentation;
+  // Augmented and resized.
   Size resized;
   Size padded;        // `resized`, rounded up to multiples of size_divisor
-  double factor = 1;  // min(long / longer side, short / shorter side)
-  // resized / original per axis, or `factor` twice with BoxScaling::kScalar.
+  double factor = 1;  // min(long / longer side, short / shorter side) of the augmented image
+  // resized / augmented size per axis, or `factor` twice with BoxScaling::kScalar.
   double scale_w = 1;
   double scale_h = 1;
   bool flip = false;
+  // The orientation of the canvas: that of the original's aspect group (AspectGroup).
+  bool landscape = false;
+  Objects objects;  // in pixels of the resized and flipped image, inside it
 };
 
-// Draws scale and flip; a function of the arguments alone (common/base/counter_random.h).
-ImagePlan PlanImage(const PipelineOptions& options, Size original, uint64_t seed, uint64_t epoch,
-                    int64_t sample_id);
+// Draws all that is random about the image; a function of the arguments alone. None: another image
+// must be taken (no object is left, or there was none and options.replace_empty).
+std::optional<ImagePlan> PlanImage(const PipelineOptions& options, const DatasetImage& image,
+                                   const DrawKey& key);
 
 // Height and width of the batch that holds all `images`.
 Size BatchSize(const PipelineOptions& options, absl::Span<const ImagePlan> images);
 
-// Scales, clips to the resized image and flips, in float32 as mmdetection does.
+// Scales a box of the augmented image, flips it and clips it to the resized image, in float32 and
+// in the order of the mmdetection that box_scaling names.
 Box TransformBox(const PipelineOptions& options, const ImagePlan& plan, const Box& box);
 
-// The resized image (RGB, 3 bytes a pixel, rows without gaps) becomes one image of the batch: 3
-// planes of batch.height x batch.width floats at `out`, flipped and normalised, with zeros right
-// and below.
+// The resized image (RGB, rows without gaps) becomes one image of the batch: 3 planes of
+// batch.height x batch.width floats at `out`, flipped and normalised, with zeros right and below.
 class Normalizer {
  public:
   explicit Normalizer(const PipelineOptions& options);
   void Write(absl::Span<const uint8_t> rgb, Size size, bool flip, Size batch, float* out) const;
+  void Write(absl::Span<const float> rgb, Size size, bool flip, Size batch, float* out) const;
 
  private:
+  const std::array<float, 3> mean_;
+  const std::array<float, 3> std_;
+  // The normalised value of each byte.
   std::array<std::array<float, 256>, 3> table_;
 };
 

@@ -35,6 +35,9 @@ constexpr uint16_t kZip64ExtraId = 1;
 constexpr uint16_t kStored = 0;
 constexpr uint16_t kDeflated = 8;
 constexpr uint16_t kEncryptedFlag = 1;
+constexpr uint16_t kSizesFollowFlag = 8;
+// Deflate makes at best 1032 bytes of one.
+constexpr uint64_t kMaxDeflateRatio = 1032;
 // An image file of more is not one; bounds what a deflated member may claim to unpack to.
 constexpr uint64_t kMaxMemberBytes = uint64_t{1} << 30;
 
@@ -258,6 +261,17 @@ absl::StatusOr<absl::Span<const uint8_t>> ZipImageSource::Read(
   if (!Inside(data_offset, found->packed_size, found->limit)) {
     return damaged("its data overlaps what follows");
   }
+  if ((U16(header + 6) & kSizesFollowFlag) == 0) {
+    uint64_t packed_size = U32(header + 18);
+    uint64_t size = U32(header + 22);
+    uint64_t offset = 0;
+    if (!ApplyZip64(file_.subspan(data_offset - U16(header + 28), U16(header + 28)), &size,
+                    &packed_size, &offset) ||
+        packed_size != found->packed_size || size != found->size ||
+        U32(header + 14) != found->crc) {
+      return damaged("the sizes in its header do not agree with the directory");
+    }
+  }
   if (found->size > kMaxMemberBytes || found->packed_size > kMaxMemberBytes) {
     return damaged("too large for an image");
   }
@@ -265,6 +279,9 @@ absl::StatusOr<absl::Span<const uint8_t>> ZipImageSource::Read(
   if (found->method == kStored) {
     if (found->size != found->packed_size) return damaged("its sizes do not agree");
   } else {
+    if (found->size > kMaxDeflateRatio * found->packed_size) {
+      return damaged("claims to unpack to more than its compressed data can hold");
+    }
     scratch->resize(found->size);
     if (!Inflate(bytes, scratch)) return damaged("its compressed data is damaged");
     bytes = absl::MakeConstSpan(*scratch);

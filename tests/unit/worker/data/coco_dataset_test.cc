@@ -55,9 +55,17 @@ TEST_F(CocoDatasetTest, UnusableObjectsAreLeftOut) {
   coco_.AddObject(image, {1, 1, 20, 20});
   coco_.json["annotations"][3]["ignore"] = 1;
   coco_.AddObject(image, {5, 5, 20, 20});
+  coco_.AddObject(image, {5, 5, 0, 20});
+  coco_.AddObject(image, {30, 30, -10, -10});  // of positive area
+  ::testing::internal::CaptureStderr();
   const auto dataset = Load();
+  const std::string log = ::testing::internal::GetCapturedStderr();
   ASSERT_TRUE(dataset.ok()) << dataset.status();
   EXPECT_THAT(dataset->images()[0].boxes, ElementsAre(Box{5, 5, 25, 25}));
+  EXPECT_EQ(dataset->flat_boxes(), 5U);
+  EXPECT_EQ(dataset->outside_boxes(), 0U);
+  EXPECT_THAT(log, AllOf(HasSubstr("left_out=5"), HasSubstr("annotation id 1")));
+  EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 1) << log;
 }
 
 TEST_F(CocoDatasetTest, BoxesOutsideTheImageGiveOneWarning) {
@@ -71,7 +79,7 @@ TEST_F(CocoDatasetTest, BoxesOutsideTheImageGiveOneWarning) {
   const std::string log = ::testing::internal::GetCapturedStderr();
   ASSERT_TRUE(dataset.ok()) << dataset.status();
   EXPECT_THAT(dataset->images()[0].boxes,
-              ElementsAre(Box{0, 10, 15, 30}, Box{90, 70, 100, 80}, Box{60, 40, 100, 80}));
+              ElementsAre(Box{-5, 10, 15, 30}, Box{90, 70, 110, 90}, Box{60, 40, 100.005F, 80}));
   EXPECT_EQ(dataset->clipped_boxes(), 2U);
   EXPECT_EQ(dataset->outside_boxes(), 1U);
   EXPECT_THAT(log, AllOf(HasSubstr("clipped=2"), HasSubstr("left_out=1"),
@@ -154,6 +162,71 @@ TEST_F(CocoDatasetTest, NumbersThatAreNotFiniteAndBrokenFiles) {
   EXPECT_THAT(error("[]"), HasSubstr("file.json"));
   EXPECT_THAT(error(""), HasSubstr("file.json"));
   EXPECT_TRUE(absl::IsNotFound(CocoDataset::Load(folder_.path() / "none.json").status()));
+}
+
+TEST_F(CocoDatasetTest, IdsFromZeroAndBeyond32Bits) {
+  constexpr int64_t kLarge = int64_t{3} << 40;
+  coco_.json["categories"] = {{{"id", 0}, {"name", "cat"}}, {{"id", kLarge}, {"name", "dog"}}};
+  const int64_t first = coco_.AddImage("a.jpg", {100, 80});
+  const int64_t second = coco_.AddImage("b.jpg", {100, 80});
+  coco_.json["images"][0]["id"] = 0;
+  coco_.json["images"][1]["id"] = kLarge + 1;
+  coco_.AddObject(first, {1, 1, 20, 20}, kLarge);
+  coco_.AddObject(second, {2, 2, 20, 20}, 0);
+  coco_.json["annotations"][0]["id"] = 0;
+  coco_.json["annotations"][0]["image_id"] = 0;
+  coco_.json["annotations"][1]["id"] = kLarge + 2;
+  coco_.json["annotations"][1]["image_id"] = kLarge + 1;
+  const auto dataset = Load();
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  EXPECT_EQ(dataset->images()[0].id, 0);
+  EXPECT_EQ(dataset->images()[1].id, kLarge + 1);
+  EXPECT_THAT(dataset->images()[0].labels, ElementsAre(1));
+  EXPECT_THAT(dataset->images()[1].labels, ElementsAre(0));
+}
+
+TEST_F(CocoDatasetTest, HugeNumbersAreErrors) {
+  const int64_t image = coco_.AddImage("a.jpg", {100, 80});
+  coco_.AddObject(image, {1, 1, 20, 20});
+  const testing::TinyCoco good = coco_;
+  for (const auto& box : std::vector<std::vector<double>>{
+           {1, 1, 1e12, 20}, {-1e300, 1, 20, 20}, {1, 1e8, 20, 20}, {1, 1, 20, -1e30}}) {
+    coco_ = good;
+    coco_.json["annotations"][0]["bbox"] = box;
+    EXPECT_THAT(LoadError(), AllOf(HasSubstr("instances_train.json"), HasSubstr("annotation id 1"),
+                                   HasSubstr("a.jpg"), HasSubstr("beyond 16777216 pixels")));
+  }
+  coco_ = good;
+  coco_.json["images"][0]["width"] = int64_t{1} << 31;
+  EXPECT_THAT(LoadError(), AllOf(HasSubstr("images[0]"), HasSubstr("width")));
+  coco_ = good;
+  coco_.json["images"][0]["height"] = -5;
+  EXPECT_THAT(LoadError(), AllOf(HasSubstr("images[0]"), HasSubstr("height")));
+  coco_ = good;
+  coco_.json["annotations"][0]["id"] = uint64_t{1} << 63;
+  EXPECT_THAT(LoadError(), AllOf(HasSubstr("annotations[0]"), HasSubstr("field id")));
+  coco_ = good;
+  coco_.json["annotations"][0]["image_id"] = 1.5;
+  EXPECT_THAT(LoadError(), AllOf(HasSubstr("annotations[0]"), HasSubstr("image_id")));
+}
+
+TEST_F(CocoDatasetTest, ListsThatAreNone) {
+  coco_.AddObject(coco_.AddImage("a.jpg", {100, 80}), {1, 1, 20, 20});
+  const testing::TinyCoco good = coco_;
+  for (const char* list : {"images", "annotations", "categories"}) {
+    coco_ = good;
+    coco_.json[list] = {{"id", 1}};
+    EXPECT_THAT(LoadError(),
+                AllOf(HasSubstr("instances_train.json"), HasSubstr(list), HasSubstr("not a list")));
+    coco_.json[list] = {1, 2};
+    EXPECT_THAT(LoadError(), AllOf(HasSubstr(list), HasSubstr("[0]")));
+  }
+  coco_ = good;
+  coco_.json["annotations"][0]["bbox"] = "1,1,20,20";
+  EXPECT_THAT(LoadError(), AllOf(HasSubstr("annotations[0]"), HasSubstr("bbox")));
+  coco_ = good;
+  coco_.json["annotations"][0]["iscrowd"] = "no";
+  EXPECT_THAT(LoadError(), AllOf(HasSubstr("annotations[0]"), HasSubstr("iscrowd")));
 }
 
 TEST_F(CocoDatasetTest, MissingMembersAreCountedAndNamed) {

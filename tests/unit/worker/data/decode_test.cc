@@ -84,6 +84,10 @@ TEST(ImageDecoderTest, AllKindsAsOpenCv) {
   ExpectAsOpenCv(Bytes(Encode(".png", grey)), "grey PNG");
   ExpectAsOpenCv(Bytes(Encode(".png", alpha)), "PNG with alpha");
   ExpectAsOpenCv(Bytes(Encode(".bmp", colour)), "BMP");
+  ExpectAsOpenCv(Bytes(Encode(".webp", colour)), "WebP");
+  cv::Mat wide;
+  colour.convertTo(wide, CV_16UC3, 250);
+  ExpectAsOpenCv(Bytes(Encode(".png", wide)), "PNG of 16 bits");
 }
 
 TEST(ImageDecoderTest, CmykJpegAsOpenCv) {
@@ -145,6 +149,35 @@ TEST(ImageDecoderTest, HugeImagesAreRefusedBeforeTheyAreUnpacked) {
   EXPECT_THAT(std::string(decoder.Decode(Bytes(jpeg), &rgb).status().message()),
               HasSubstr("limit"));
   EXPECT_TRUE(rgb.empty());
+  std::string bmp = Encode(".bmp", Picture());
+  bmp.replace(18, 4, std::string("\0\0\x01\0", 4));  // 65536 x -65536
+  bmp.replace(22, 4, std::string("\0\0\xff\xff", 4));
+  EXPECT_THAT(std::string(decoder.Decode(Bytes(bmp), &rgb).status().message()),
+              HasSubstr("65536x65536"));
+  const std::string riff = std::string("RIFF\x20\0\0\0WEBP", 12);
+  const std::string extended =
+      riff + std::string("VP8X\x0a\0\0\0\0\0\0\0\xff\xff\0\xff\xff\0", 18) + std::string(8, '\0');
+  EXPECT_THAT(std::string(decoder.Decode(Bytes(extended), &rgb).status().message()),
+              HasSubstr("65536x65536"));
+  ImageDecoder strict(1000);
+  for (const char* kind : {".jpg", ".png", ".bmp", ".webp"}) {
+    EXPECT_THAT(std::string(strict.Decode(Bytes(Encode(kind, Picture())), &rgb).status().message()),
+                HasSubstr("image of 61x47 pixels; the limit is 1000"))
+        << kind;
+  }
+}
+
+// Found by fuzzing: OpenCV handed such a file to its DICOM reader, which ended the process.
+TEST(ImageDecoderTest, DamagedWebpIsNotTakenForAnotherFormat) {
+  std::string file = std::string("RIFF\x92\x01\0\0WEBPVP8XV\0\0\x78", 20) + std::string(130, '\0');
+  ImageDecoder decoder;
+  std::vector<uint8_t> rgb;
+  for (const auto& [at, mark] : {std::pair(128, "DICM\x08"), std::pair(140, "DTED\x08")}) {
+    std::string marked = file;
+    marked.replace(static_cast<size_t>(at), 5, mark);
+    EXPECT_THAT(std::string(decoder.Decode(Bytes(marked), &rgb).status().message()),
+                HasSubstr("damaged WebP"));
+  }
 }
 
 TEST(ImageDecoderTest, DamagedBytesNeverCrash) {

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <string>
@@ -112,6 +113,75 @@ TEST(EpochPlanTest, RanksShareTheListAndAResumeMayHaveOthers) {
   for (size_t i = 0; i < 17; ++i) EXPECT_EQ(seen[i], all[i]) << i;
   EXPECT_EQ(seen[17], all[0]);  // the last step wraps to the head
   EXPECT_EQ(StepsPerEpoch(dataset, dataset.AllImages(), 2, 4), 5);
+}
+
+TEST(EpochPlanTest, EachImageOnceWhateverTheWorldsOnTheWay) {
+  const CocoDataset dataset = MakeDataset(33, 22);  // groups of 33 and 23: 11 + 8 chunks of 3
+  for (const Grouping grouping : {Grouping::kFilledGroups, Grouping::kMixedRest}) {
+    const EpochPlan plan(dataset, dataset.AllImages(),
+                         {.images_per_rank = 3, .seed = 4, .epoch = 2, .grouping = grouping});
+    // Interrupted twice: so many steps with so many ranks.
+    std::map<int64_t, int> samples;
+    std::map<int, int> images;
+    int64_t cursor = 0;
+    for (const auto& [world, steps] : {std::pair(4, 2), std::pair(1, 3), std::pair(3, 99)}) {
+      const int64_t taken = std::min<int64_t>(steps, plan.StepsLeft(cursor, world));
+      for (int rank = 0; rank < world; ++rank) {
+        const Schedule batches = plan.Batches(cursor, rank, world);
+        ASSERT_EQ(static_cast<int64_t>(batches.size()), plan.StepsLeft(cursor, world));
+        for (int64_t step = 0; step < taken; ++step) {
+          for (const Sample& sample : batches[static_cast<size_t>(step)]) {
+            ++samples[sample.sample_id];
+            ++images[sample.dataset_index];
+          }
+        }
+      }
+      cursor += taken * world;
+    }
+    EXPECT_EQ(plan.StepsLeft(cursor, 3), 0);
+    EXPECT_EQ(images.size(), 56U);
+    // 19 chunks: 8, then 3, then 8 of 9, so the last step takes one of the head again.
+    ASSERT_EQ(plan.chunks(), 19);
+    for (const auto& [sample, count] : samples) EXPECT_EQ(count, sample < 3 ? 2 : 1) << sample;
+  }
+}
+
+TEST(EpochPlanTest, MixedRestTakesImagesAsTheyCome) {
+  const CocoDataset dataset = MakeDataset(11, 6);
+  const EpochPlan plan(dataset, dataset.AllImages(),
+                       {.images_per_rank = 4, .grouping = Grouping::kMixedRest});
+  // 18 images; the square one is landscape here: 12 and 6, so only 4 + 4 + 4, 4 and a rest of 2.
+  ASSERT_EQ(plan.chunks(), 5);
+  std::map<int, int> seen;
+  const auto chunks = AllChunks(plan);
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    std::set<bool> portrait;
+    for (const Sample& sample : chunks[i]) {
+      ++seen[sample.dataset_index];
+      const Size size = dataset.images()[static_cast<size_t>(sample.dataset_index)].size;
+      portrait.insert(size.width < size.height);
+    }
+    if (i + 1 < chunks.size()) {
+      EXPECT_EQ(portrait.size(), 1U) << i;
+    }
+  }
+  EXPECT_EQ(seen.size(), 18U);
+  int twice = 0;
+  for (const auto& [image, count] : seen) twice += count - 1;
+  EXPECT_EQ(twice, 2);  // the last chunk's, from the head
+  EXPECT_EQ(StepsPerEpoch(dataset, dataset.AllImages(), 4, 2, Grouping::kMixedRest), 3);
+  EXPECT_EQ(StepsPerEpoch(dataset, dataset.AllImages(), 4, 2), 3);
+}
+
+TEST(GroupingTest, FollowsConventionsAndCanvas) {
+  config::v1::TrainJob job;
+  job.mutable_model()->set_conventions(config::v1::CONVENTIONS_MMDET3);
+  EXPECT_EQ(GroupingOf(job), Grouping::kMixedRest);
+  job.mutable_data()->mutable_pad_size()->set_long_side(320);
+  EXPECT_EQ(GroupingOf(job), Grouping::kFilledGroups);
+  job.mutable_data()->clear_pad_size();
+  job.mutable_model()->set_conventions(config::v1::CONVENTIONS_SEED);
+  EXPECT_EQ(GroupingOf(job), Grouping::kFilledGroups);
 }
 
 TEST(EpochPlanTest, NoImages) {

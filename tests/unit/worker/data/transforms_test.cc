@@ -21,18 +21,25 @@ PipelineOptions OneScale(int long_side, int short_side) {
   return options;
 }
 
+ImagePlan Plan(const PipelineOptions& options, Size original, uint64_t seed, uint64_t epoch,
+               uint64_t sample) {
+  DatasetImage image;
+  image.size = original;
+  return *PlanImage(options, image, {.seed = seed, .epoch = epoch, .sample = sample});
+}
+
 TEST(PlanImageTest, KeepsTheAspectAsMmcvDoes) {
   const PipelineOptions options = OneScale(1333, 800);
-  const ImagePlan landscape = PlanImage(options, {640, 480}, 0, 0, 0);
+  const ImagePlan landscape = Plan(options, {640, 480}, 0, 0, 0);
   EXPECT_EQ(landscape.resized, (Size{1067, 800}));  // 640 * 5/3 = 1066.67
   EXPECT_EQ(landscape.padded, (Size{1088, 800}));
   EXPECT_DOUBLE_EQ(landscape.scale_w, 1067.0 / 640);
   EXPECT_DOUBLE_EQ(landscape.scale_h, 800.0 / 480);
   EXPECT_FALSE(landscape.flip);
-  const ImagePlan wide = PlanImage(options, {1000, 200}, 0, 0, 0);
+  const ImagePlan wide = Plan(options, {1000, 200}, 0, 0, 0);
   EXPECT_EQ(wide.resized, (Size{1333, 267}));  // the long side binds
-  EXPECT_EQ(PlanImage(options, {480, 640}, 0, 0, 0).resized, (Size{800, 1067}));
-  EXPECT_EQ(PlanImage(options, {100'000, 1}, 0, 0, 0).resized, (Size{1333, 1}));
+  EXPECT_EQ(Plan(options, {480, 640}, 0, 0, 0).resized, (Size{800, 1067}));
+  EXPECT_EQ(Plan(options, {100'000, 1}, 0, 0, 0).resized, (Size{1333, 1}));
 }
 
 TEST(PlanImageTest, DrawsDependOnTheKeysOnly) {
@@ -41,9 +48,9 @@ TEST(PlanImageTest, DrawsDependOnTheKeysOnly) {
   options.flip_ratio = 0.5;
   std::map<int, int> sides;
   int flips = 0;
-  for (int sample = 0; sample < 3000; ++sample) {
-    const ImagePlan plan = PlanImage(options, {640, 480}, 7, 3, sample);
-    const ImagePlan again = PlanImage(options, {640, 480}, 7, 3, sample);
+  for (uint64_t sample = 0; sample < 3000; ++sample) {
+    const ImagePlan plan = Plan(options, {640, 480}, 7, 3, sample);
+    const ImagePlan again = Plan(options, {640, 480}, 7, 3, sample);
     EXPECT_EQ(plan.resized, again.resized);
     EXPECT_EQ(plan.flip, again.flip);
     ++sides[plan.resized.height];
@@ -53,7 +60,7 @@ TEST(PlanImageTest, DrawsDependOnTheKeysOnly) {
   for (const auto& [side, count] : sides) EXPECT_NEAR(count, 1000, 120) << side;
   EXPECT_NEAR(flips, 1500, 120);
   options.flip_ratio = 1;
-  EXPECT_TRUE(PlanImage(options, {640, 480}, 7, 3, 0).flip);
+  EXPECT_TRUE(Plan(options, {640, 480}, 7, 3, 0).flip);
 }
 
 TEST(PlanImageTest, RangeDrawsBothSidesWithTheirBounds) {
@@ -62,9 +69,9 @@ TEST(PlanImageTest, RangeDrawsBothSidesWithTheirBounds) {
   options.scale_mode = ScaleMode::kRange;
   std::set<int> long_sides;
   std::set<int> short_sides;
-  for (int sample = 0; sample < 3000; ++sample) {
-    long_sides.insert(PlanImage(options, {2000, 200}, 0, 0, sample).resized.width);
-    short_sides.insert(PlanImage(options, {1000, 1000}, 0, 0, sample).resized.width);
+  for (uint64_t sample = 0; sample < 3000; ++sample) {
+    long_sides.insert(Plan(options, {2000, 200}, 0, 0, sample).resized.width);
+    short_sides.insert(Plan(options, {1000, 1000}, 0, 0, sample).resized.width);
   }
   EXPECT_EQ(*long_sides.begin(), 600);
   EXPECT_EQ(*long_sides.rbegin(), 640);
@@ -73,12 +80,59 @@ TEST(PlanImageTest, RangeDrawsBothSidesWithTheirBounds) {
   EXPECT_EQ(*short_sides.rbegin(), 310);
 }
 
+TEST(PlanImageTest, ObjectsFollowAndCrowdOnlyWhenAskedFor) {
+  DatasetImage image;
+  image.size = {100, 50};
+  image.boxes = {{10, 10, 20, 20}, {-5, 40, 120, 60}};
+  image.labels = {3, 1};
+  image.crowd_boxes = {{0, 0, 50, 50}};
+  PipelineOptions options = OneScale(200, 100);
+  options.flip_ratio = 1;
+  const auto plan = PlanImage(options, image, {});
+  ASSERT_TRUE(plan.has_value());
+  EXPECT_THAT(plan->objects.boxes,
+              ::testing::ElementsAre(Box{160, 20, 180, 40}, Box{0, 80, 200, 100}));
+  EXPECT_THAT(plan->objects.labels, ::testing::ElementsAre(3, 1));
+  EXPECT_THAT(plan->objects.crowd_boxes, ::testing::ElementsAre(Box{100, 0, 200, 100}));
+  options.with_crowd = false;
+  EXPECT_TRUE(PlanImage(options, image, {})->objects.crowd_boxes.empty());
+}
+
+TEST(PlanImageTest, ImageWithoutObjectsIsKeptOrReplaced) {
+  DatasetImage image;
+  image.size = {100, 50};
+  image.crowd_boxes = {{0, 0, 50, 50}};
+  PipelineOptions options = OneScale(200, 100);
+  EXPECT_TRUE(PlanImage(options, image, {}).has_value());
+  options.replace_empty = true;
+  EXPECT_FALSE(PlanImage(options, image, {}).has_value());
+}
+
+TEST(PlanImageTest, CropAcrossTheCanvasIsMadeToFit) {
+  PipelineOptions options = OneScale(1333, 800);
+  options.canvas = Scale{1344, 800};
+  options.augmentation.min_iou_crop.emplace();
+  DatasetImage image;
+  image.size = {640, 480};
+  int across = 0;
+  for (uint64_t sample = 0; sample < 500; ++sample) {
+    const auto plan = PlanImage(options, image, {.sample = sample});
+    ASSERT_TRUE(plan.has_value());
+    EXPECT_TRUE(plan->landscape);
+    EXPECT_LE(plan->resized.width, 1344);
+    EXPECT_LE(plan->resized.height, 800);
+    const Size size = plan->augmentation.result();
+    across += size.height > size.width ? 1 : 0;
+  }
+  EXPECT_GT(across, 20);
+}
+
 TEST(BatchSizeTest, LargestImageOrCanvasOfItsOrientation) {
   PipelineOptions options = OneScale(1333, 800);
-  const ImagePlan landscape = PlanImage(options, {640, 480}, 0, 0, 0);
-  const ImagePlan wide = PlanImage(options, {1000, 300}, 0, 0, 0);
-  const ImagePlan portrait = PlanImage(options, {480, 640}, 0, 0, 0);
-  const ImagePlan square = PlanImage(options, {500, 500}, 0, 0, 0);
+  const ImagePlan landscape = Plan(options, {640, 480}, 0, 0, 0);
+  const ImagePlan wide = Plan(options, {1000, 300}, 0, 0, 0);
+  const ImagePlan portrait = Plan(options, {480, 640}, 0, 0, 0);
+  const ImagePlan square = Plan(options, {500, 500}, 0, 0, 0);
   EXPECT_EQ(BatchSize(options, {landscape, wide}), (Size{1344, 800}));
   options.canvas = Scale{1600, 1024};
   EXPECT_EQ(BatchSize(options, {landscape, wide}), (Size{1600, 1024}));
@@ -101,9 +155,18 @@ TEST(CheckPipelineTest, CanvasMustHoldEveryScale) {
   EXPECT_FALSE(CheckPipeline(options).ok());
 }
 
+TEST(CheckPipelineTest, CanvasMustHoldTheCrop) {
+  PipelineOptions options;
+  options.augmentation.resize_crop = {.scales = {{1400, 600}, {1400, 1000}}, .crop = {1200, 800}};
+  options.canvas = Scale{1216, 800};
+  EXPECT_TRUE(CheckPipeline(options).ok()) << CheckPipeline(options);
+  options.canvas = Scale{1184, 800};
+  EXPECT_THAT(std::string(CheckPipeline(options).message()), HasSubstr("1200x800"));
+}
+
 TEST(TransformBoxTest, ScalesClipsAndFlips) {
   PipelineOptions options = OneScale(1333, 800);
-  ImagePlan plan = PlanImage(options, {640, 480}, 0, 0, 0);
+  ImagePlan plan = Plan(options, {640, 480}, 0, 0, 0);
   const float sx = static_cast<float>(1067.0 / 640);
   const float sy = static_cast<float>(800.0 / 480);
   EXPECT_EQ(TransformBox(options, plan, {10, 20, 100, 480}),
@@ -115,7 +178,7 @@ TEST(TransformBoxTest, ScalesClipsAndFlips) {
 TEST(TransformBoxTest, SeedScalesInclusiveCorners) {
   PipelineOptions options = OneScale(1333, 800);
   options.box_scaling = BoxScaling::kScalar;
-  ImagePlan plan = PlanImage(options, {640, 480}, 0, 0, 0);
+  ImagePlan plan = Plan(options, {640, 480}, 0, 0, 0);
   const float factor = static_cast<float>(800.0 / 480);
   EXPECT_DOUBLE_EQ(plan.scale_w, 800.0 / 480);
   // x, y, w, h = 10, 20, 90, 60 is [10, 20, 99, 79] there.
@@ -175,6 +238,51 @@ TEST(PipelineFromConfigTest, FieldsArriveAndMisfitsAreNamed) {
   EXPECT_FALSE(evaluation->canvas.has_value());
   data.mutable_pad_size()->set_long_side(1024);
   EXPECT_THAT(std::string(TrainingPipeline(job).status().message()), HasSubstr("data.pad_size"));
+}
+
+TEST(PipelineFromConfigTest, AugmentationsArriveWithTheirConventions) {
+  config::v1::TrainJob job;
+  config::v1::Data& data = *job.mutable_data();
+  data.set_size_divisor(32);
+  data.set_with_crowd(true);
+  data.set_min_image_side(32);
+  data.mutable_photo_metric_distortion()->set_hue_delta(7);
+  data.mutable_expand()->set_ratio_max(3);
+  data.mutable_min_iou_random_crop()->add_min_ious(0.4);
+  config::v1::RandomResizeCrop& crop = *data.mutable_rand_resize_crop();
+  crop.mutable_crop_size()->set_long_side(1200);
+  crop.mutable_crop_size()->set_short_side(800);
+  for (const uint32_t side : {600U, 800U, 1000U}) {
+    config::v1::Scale& scale = *crop.add_scales();
+    scale.set_long_side(1400);
+    scale.set_short_side(side);
+  }
+  job.mutable_model()->set_conventions(config::v1::CONVENTIONS_SEED);
+  const auto seed = TrainingPipeline(job);
+  ASSERT_TRUE(seed.ok()) << seed.status();
+  EXPECT_TRUE(seed->with_crowd);
+  EXPECT_TRUE(seed->replace_empty);
+  EXPECT_EQ(seed->min_image_side, 32);
+  EXPECT_TRUE(seed->augmentation.legacy);
+  EXPECT_EQ(seed->augmentation.photo_metric->hue_delta, 7);
+  EXPECT_EQ(seed->augmentation.expand->ratio_max, 3);
+  EXPECT_THAT(seed->augmentation.min_iou_crop->min_ious, ::testing::ElementsAre(0.4));
+  EXPECT_EQ(seed->augmentation.resize_crop->crop, (Scale{1200, 800}));
+  EXPECT_THAT(seed->augmentation.resize_crop->scales,
+              ::testing::ElementsAre(Scale{1400, 600}, Scale{1400, 800}, Scale{1400, 1000}));
+  data.set_keep_empty(true);
+  EXPECT_FALSE(TrainingPipeline(job)->replace_empty);
+  data.set_keep_empty(false);
+  job.mutable_model()->set_conventions(config::v1::CONVENTIONS_MMDET3);
+  const auto mmdet3 = TrainingPipeline(job);
+  ASSERT_TRUE(mmdet3.ok()) << mmdet3.status();
+  EXPECT_FALSE(mmdet3->replace_empty);
+  EXPECT_FALSE(mmdet3->augmentation.legacy);
+  data.mutable_test_scale()->set_long_side(1333);
+  data.mutable_test_scale()->set_short_side(800);
+  const auto evaluation = EvaluationPipeline(job);
+  ASSERT_TRUE(evaluation.ok()) << evaluation.status();
+  EXPECT_FALSE(evaluation->augmentation.any());
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
@@ -160,35 +161,88 @@ TEST_F(ImageSourceTest, DeflatedMemberThatUnpacksToAnotherSizeIsRefused) {
   Write({{"a.jpg", std::string(1000, 'x')}}, ZipCompression::kDeflated);
   const size_t entry = ReadText(path()).find("PK\x01\x02");
   Patch(entry + 24, std::string("\x01\x00\x00\x00", 4));
+  Patch(22, std::string("\x01\x00\x00\x00", 4));
   EXPECT_THAT(ReadError("a.jpg"), AllOf(HasSubstr("a.jpg"), HasSubstr("compressed")));
+}
+
+TEST_F(ImageSourceTest, HeaderThatDisagreesWithTheDirectoryIsRefused) {
+  Write({{"a.jpg", "first"}, {"b.jpg", "second"}});
+  const std::string whole = ReadText(path());
+  for (const size_t field : {14, 18, 22}) {  // checksum, packed size, size
+    WriteText(path(), whole);
+    Patch(field, "\x07");
+    EXPECT_THAT(ReadError("a.jpg"), AllOf(HasSubstr("train.zip"), HasSubstr("a.jpg"),
+                                          HasSubstr("do not agree with the directory")))
+        << field;
+    EXPECT_EQ(ReadError("b.jpg"), "");
+  }
+  // Sizes that follow the data, as a writer that cannot seek leaves them.
+  WriteText(path(), whole);
+  Patch(6, std::string("\x08\0", 2));
+  Patch(14, std::string(12, '\0'));
+  EXPECT_EQ(ReadError("a.jpg"), "");
+}
+
+TEST_F(ImageSourceTest, SizesBeyondReasonAreRefusedBeforeTheyAreAllocated) {
+  Write({{"a.jpg", std::string(1000, 'x')}}, ZipCompression::kDeflated);
+  const std::string whole = ReadText(path());
+  const size_t entry = whole.find("PK\x01\x02");
+  const std::string huge("\xff\xff\xff\x7f", 4);  // 2 GiB
+  Patch(entry + 24, huge);
+  Patch(22, huge);
+  EXPECT_THAT(ReadError("a.jpg"), AllOf(HasSubstr("a.jpg"), HasSubstr("too large")));
+  WriteText(path(), whole);
+  const std::string large("\0\0\0\x10", 4);  // 256 MiB
+  Patch(entry + 24, large);
+  Patch(22, large);
+  EXPECT_THAT(ReadError("a.jpg"), AllOf(HasSubstr("a.jpg"), HasSubstr("more than")));
+}
+
+std::string Number(uint64_t value, int bytes) {
+  std::string out;
+  for (int i = 0; i < bytes; ++i) out.push_back(static_cast<char>(value >> (8 * i)));
+  return out;
+}
+
+// The directory and end records for the one stored member of `plain`, a.jpg of 5 bytes, when its
+// header lies at `offset`: all sizes and offsets in zip64 fields.
+std::string Zip64Directory(const std::string& plain, uint64_t offset) {
+  const size_t directory = plain.find("PK\x01\x02");
+  const size_t end = plain.find("PK\x05\x06");
+  std::string entry = plain.substr(directory, 46 + 5);
+  entry.replace(20, 8, std::string(8, '\xff'));
+  entry.replace(30, 4, Number(28, 4));
+  entry.replace(42, 4, std::string(4, '\xff'));
+  entry += Number(1, 2) + Number(24, 2) + Number(5, 8) + Number(5, 8) + Number(offset, 8);
+  const uint64_t begin = offset + directory;
+  std::string records = entry;
+  records += "PK\x06\x06" + Number(44, 8) + Number(45, 2) + Number(45, 2) + Number(0, 8) +
+             Number(1, 8) + Number(1, 8) + Number(entry.size(), 8) + Number(begin, 8);
+  records += "PK\x06\x07" + Number(0, 4) + Number(begin + entry.size(), 8) + Number(1, 4);
+  std::string tail = plain.substr(end, 22);
+  tail.replace(8, 12, std::string(12, '\xff'));
+  return records + tail;
 }
 
 TEST_F(ImageSourceTest, Zip64EndRecordIsRead) {
   Write({{"a.jpg", "first"}});
   const std::string whole = ReadText(path());
-  const auto number = [](uint64_t value, int bytes) {
-    std::string out;
-    for (int i = 0; i < bytes; ++i) out.push_back(static_cast<char>(value >> (8 * i)));
-    return out;
-  };
-  const size_t directory = whole.find("PK\x01\x02");
-  const size_t end = whole.find("PK\x05\x06");
-  // The entry with its sizes and offset in a zip64 extra field.
-  std::string entry = whole.substr(directory, 46 + 5);
-  entry.replace(20, 8, std::string(8, '\xff'));
-  entry.replace(30, 2, number(28, 2));
-  entry.replace(32, 2, number(0, 2));
-  entry.replace(42, 4, std::string(4, '\xff'));
-  entry += number(1, 2) + number(24, 2) + number(5, 8) + number(5, 8) + number(0, 8);
-  const size_t end64 = directory + entry.size();
-  std::string archive = whole.substr(0, directory) + entry;
-  archive += "PK\x06\x06" + number(44, 8) + number(45, 2) + number(45, 2) + number(0, 8) +
-             number(1, 8) + number(1, 8) + number(entry.size(), 8) + number(directory, 8);
-  archive += "PK\x06\x07" + number(0, 4) + number(end64, 8) + number(1, 4);
-  std::string tail = whole.substr(end, 22);
-  tail.replace(8, 4, std::string(4, '\xff'));
-  tail.replace(12, 8, std::string(8, '\xff'));
-  WriteText(path(), archive + tail);
+  const std::string member = whole.substr(0, whole.find("PK\x01\x02"));
+  WriteText(path(), member + Zip64Directory(whole, 0));
+  EXPECT_EQ(ReadError("a.jpg"), "");
+}
+
+TEST_F(ImageSourceTest, MemberBeyondFourGigabytesIsRead) {
+  Write({{"a.jpg", "first"}});
+  const std::string whole = ReadText(path());
+  const std::string member = whole.substr(0, whole.find("PK\x01\x02"));
+  constexpr uint64_t kOffset = (uint64_t{1} << 32) + 4096;
+  {
+    std::ofstream file(path(), std::ios::binary | std::ios::trunc);  // a hole, no bytes on the disk
+    file.seekp(static_cast<std::streamoff>(kOffset));
+    file << member << Zip64Directory(whole, kOffset);
+    if (!file.good()) GTEST_SKIP() << "no sparse files of 4 GiB here";
+  }
   const auto source = ZipImageSource::Open(path());
   ASSERT_TRUE(source.ok()) << source.status();
   std::vector<uint8_t> scratch;
