@@ -1,6 +1,6 @@
-// Two ranks with SyncBN against one process, in float64: the oracle's case of equal sizes, and
-// ranks with images of different sizes and numbers against a plain autograd model over the union of
-// their elements.
+// Two, three and four ranks with SyncBN against one process, in float64: the oracle's case of equal
+// sizes, and ranks with images of different sizes and numbers (none, too) against a plain autograd
+// model over the union of their elements.
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -125,9 +125,16 @@ class SyncBatchNormRanks : public ::testing::Test {
     batch_.images = InFloat64(batch_);
   }
 
-  // One step on two ranks: losses, every gradient and statistic equal those of UnionReference to
-  // 1e-9.
+  // One step with one rank for each batch: losses, every gradient and statistic equal those of
+  // UnionReference to 1e-9, and all ranks hold the same bits.
   void ExpectOneProcess(const std::vector<model::TrainBatch>& batches);
+
+  // Image `index`, which is 150 x 200, on a canvas of 160 x 224 instead of 192 x 256.
+  model::TrainBatch Small(int64_t index) const {
+    model::TrainBatch small = Part(batch_, index, 1);
+    small.images = small.images.slice(2, 0, 160).slice(3, 0, 224).contiguous();
+    return small;
+  }
 
   std::filesystem::path cases_;
   SafetensorsFile init_;
@@ -352,10 +359,13 @@ void SyncBatchNormRanks::ExpectOneProcess(const std::vector<model::TrainBatch>& 
 
   model::FasterRCNN model = MakeModel(init_);
   UnionReference reference(model);
-  const std::vector<Tensors> levels = reference.Levels({batches[0].images, batches[1].images});
+  Tensors images;
+  for (const model::TrainBatch& batch : batches) images.push_back(batch.images);
+  const std::vector<Tensors> levels = reference.Levels(images);
+  const auto ranks = static_cast<double>(batches.size());
   ops::StridedIndexSampler sampler;
   at::Tensor total = at::zeros({}, at::kDouble);
-  for (size_t rank = 0; rank < 2; ++rank) {
+  for (size_t rank = 0; rank < batches.size(); ++rank) {
     const auto& targets = batches[rank].targets;
     const model::RpnOutput rpn = model->rpn_head->forward(levels[rank]);
     std::vector<model::RpnImageSamples> anchors;
@@ -371,14 +381,16 @@ void SyncBatchNormRanks::ExpectOneProcess(const std::vector<model::TrainBatch>& 
       regions.push_back(model->roi_head->SampleRegions(proposals.boxes, targets[i], sampler));
       boxes.push_back(regions.back().boxes);
     }
-    const auto roi = model->roi_head->forward(levels[rank], model::RoIHeadImpl::ToRois(boxes));
+    const at::Tensor rois = boxes.empty() ? at::empty({0, 5}, images[rank].options())
+                                          : model::RoIHeadImpl::ToRois(boxes);
+    const auto roi = model->roi_head->forward(levels[rank], rois);
     const auto roi_losses = model->roi_head->Loss(roi, regions);
     at::Tensor loss = roi_losses.cls + roi_losses.bbox;
     for (size_t level = 0; level < 5; ++level)
       loss = loss + rpn_losses.cls[level] + rpn_losses.reg[level];
     Comparison(1e-9).Check("loss of rank " + std::to_string(rank), runs[rank].losses[0].Total(),
                            loss.detach());
-    total = total + loss / 2;
+    total = total + loss / ranks;
   }
   total.backward();
 
@@ -386,14 +398,18 @@ void SyncBatchNormRanks::ExpectOneProcess(const std::vector<model::TrainBatch>& 
   for (const auto& item : model->named_parameters()) {
     compare.Check("gradient of " + item.key(), runs[0].gradients.at(item.key()),
                   item.value().grad());
-    EXPECT_TRUE(at::equal(runs[0].gradients.at(item.key()), runs[1].gradients.at(item.key())))
-        << item.key();
   }
   for (const auto& item : model->named_buffers()) {
     if (item.key().find("running_") == std::string::npos) continue;
     compare.Check(item.key(), runs[0].state.at(item.key()), reference.running(item.key()));
-    EXPECT_TRUE(at::equal(runs[0].state.at(item.key()), runs[1].state.at(item.key())))
-        << item.key();
+  }
+  for (size_t rank = 1; rank < runs.size(); ++rank) {
+    for (const auto& [name, gradient] : runs[0].gradients) {
+      EXPECT_TRUE(at::equal(gradient, runs[rank].gradients.at(name))) << name << " of " << rank;
+    }
+    for (const auto& [name, tensor] : runs[0].state) {
+      EXPECT_TRUE(at::equal(tensor, runs[rank].state.at(name))) << name << " of " << rank;
+    }
   }
 }
 
@@ -401,11 +417,16 @@ TEST_F(SyncBatchNormRanks, TwoByTwoImagesEqualOneProcess) {
   ExpectOneProcess({Part(batch_, 0, 2), Part(batch_, 2, 2)});
 }
 
-TEST_F(SyncBatchNormRanks, DifferentSizesEqualOneProcessOverTheUnion) {
-  // Rank 0: two images of 192 x 256. Rank 1: one image, 150 x 200, on a canvas of 160 x 224.
-  std::vector<model::TrainBatch> batches = {Part(batch_, 2, 2), Part(batch_, 1, 1)};
-  batches[1].images = batches[1].images.slice(2, 0, 160).slice(3, 0, 224).contiguous();
-  ExpectOneProcess(batches);
+TEST_F(SyncBatchNormRanks, TwoRanksOfDifferentSizesEqualOneProcess) {
+  ExpectOneProcess({Part(batch_, 2, 2), Small(1)});
+}
+
+TEST_F(SyncBatchNormRanks, ThreeRanksOfDifferentSizesEqualOneProcess) {
+  ExpectOneProcess({Part(batch_, 2, 2), Small(1), Part(batch_, 0, 1)});
+}
+
+TEST_F(SyncBatchNormRanks, FourRanksOfWhichOneHasNoImageEqualOneProcess) {
+  ExpectOneProcess({Part(batch_, 2, 2), Part(batch_, 0, 0), Small(1), Part(batch_, 0, 1)});
 }
 
 }  // namespace

@@ -64,6 +64,13 @@ void GradientReducer::BeginStep() {
   }
 }
 
+void GradientReducer::Accumulate(const at::Tensor& loss) {
+  // The Reducer's hooks on the parameters do nothing between the end of a Backward and the next
+  // prepare_for_backward, as in DistributedDataParallel.no_sync(). The last pass adds to .grad()
+  // before its hook copies that into the bucket, so the bucket gets the whole sum.
+  loss.backward();
+}
+
 void GradientReducer::Backward(const at::Tensor& loss) {
   if (reducer_ == nullptr) {
     loss.backward();

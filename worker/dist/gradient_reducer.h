@@ -19,6 +19,11 @@ namespace muster::dist {
 //
 //   reducer.BeginStep();  forward;  reducer.Backward(loss);  read .grad() of the parameters.
 //
+// With gradient accumulation it is
+//
+//   { forward;  reducer.Accumulate(loss / n); }  n - 1 times, without any all-reduce of gradients;
+//   reducer.BeginStep();  forward;  reducer.Backward(loss / n);  read .grad().
+//
 // The buckets are fixed by the constructor and depend on the order and sizes of the parameters
 // alone: a resumed run adds in the same order as one that was never interrupted.
 class GradientReducer {
@@ -34,6 +39,10 @@ class GradientReducer {
   GradientReducer& operator=(const GradientReducer&) = delete;
 
   void BeginStep();
+
+  // Backpropagates the scalar `loss` and adds its gradients to this rank's own, for the step's
+  // Backward to average.
+  static void Accumulate(const at::Tensor& loss);
 
   // Backpropagates the scalar `loss`. Afterwards each parameter's gradient is the mean over the
   // ranks of their losses' gradients (plus what .grad() held before, if it was not zeroed), with

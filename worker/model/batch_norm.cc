@@ -7,9 +7,15 @@
 namespace muster::model {
 namespace {
 
-at::Tensor OneLayer(const at::Tensor& x, const BatchNormImpl& layer, bool training) {
+at::Tensor WithBatchStatistics(const at::Tensor& x, const BatchNormImpl& layer, bool update) {
+  return at::batch_norm(x, layer.weight, layer.bias, update ? layer.running_mean : at::Tensor(),
+                        update ? layer.running_var : at::Tensor(), /*training=*/true,
+                        layer.momentum(), layer.eps(), /*cudnn_enabled=*/true);
+}
+
+at::Tensor WithRunningStatistics(const at::Tensor& x, const BatchNormImpl& layer) {
   return at::batch_norm(x, layer.weight, layer.bias, layer.running_mean, layer.running_var,
-                        training, layer.momentum(), layer.eps(), /*cudnn_enabled=*/true);
+                        /*training=*/false, layer.momentum(), layer.eps(), /*cudnn_enabled=*/true);
 }
 
 }  // namespace
@@ -28,10 +34,11 @@ BatchNormImpl::BatchNormImpl(int64_t channels, const config::v1::Norm& norm)
 
 std::vector<at::Tensor> BatchNormGroup(const std::vector<at::Tensor>& inputs,
                                        const std::vector<BatchNorm>& modules,
-                                       dist::Communicator* communicator) {
+                                       const NormContext& context) {
   TORCH_CHECK(!modules.empty() && inputs.size() == modules.size(), "a group of ", modules.size(),
               " BatchNorm layers got ", inputs.size(), " inputs");
   const bool training = modules[0]->uses_batch_statistics();
+  const bool replaying = context.tape != nullptr && context.tape->replaying();
   std::vector<at::Tensor> outputs;
   if (training && modules[0]->synchronised()) {
     std::vector<SyncBatchNormInput> layers;
@@ -40,15 +47,17 @@ std::vector<at::Tensor> BatchNormGroup(const std::vector<at::Tensor>& inputs,
       layers.push_back(
           {inputs[i], m.weight, m.bias, m.running_mean, m.running_var, m.momentum(), m.eps()});
     }
-    outputs = SyncBatchNorm(layers, communicator);
+    outputs = SyncBatchNorm(layers, context.communicator, context.tape);
   } else {
     for (size_t i = 0; i < modules.size(); ++i) {
       // Without an element there are no statistics to take; the running ones make the empty result.
-      const bool own_statistics = training && inputs[i].numel() > 0;
-      outputs.push_back(OneLayer(inputs[i], *modules[i], own_statistics));
+      // A second pass takes them again, which costs no collective.
+      outputs.push_back(training && inputs[i].numel() > 0
+                            ? WithBatchStatistics(inputs[i], *modules[i], /*update=*/!replaying)
+                            : WithRunningStatistics(inputs[i], *modules[i]));
     }
   }
-  if (training) {
+  if (training && !replaying) {
     torch::NoGradGuard no_grad;
     for (const BatchNorm& m : modules) m->num_batches_tracked.add_(1);
   }

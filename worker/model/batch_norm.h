@@ -8,6 +8,7 @@
 
 #include "muster/config/v1/train_job.pb.h"
 #include "worker/dist/communicator.h"
+#include "worker/model/statistics_tape.h"
 
 namespace muster::model {
 
@@ -39,11 +40,20 @@ class BatchNormImpl : public torch::nn::Module {
 };
 TORCH_MODULE(BatchNorm);
 
+// Where statistics of the batch come from.
+struct NormContext {
+  // The group of SYNC_BN; null: this process only.
+  dist::Communicator* communicator = nullptr;
+  // Null: statistics are taken and not kept.
+  StatisticsTape* tape = nullptr;
+};
+
 // Normalises inputs[i] (N, C, H, W) with modules[i]: the layers at one depth of parallel branches,
-// which share one collective forward and one backward. `communicator`: the group of SYNC_BN; null:
-// this process only. The modules are of one network, so of one type and mode.
+// which share one collective forward and one backward. The modules are of one network, so of one
+// type and mode. Inputs may be bfloat16 while the modules are float32: statistics and arithmetic
+// are float32 or wider, and an output has its input's type.
 std::vector<at::Tensor> BatchNormGroup(const std::vector<at::Tensor>& inputs,
                                        const std::vector<BatchNorm>& modules,
-                                       dist::Communicator* communicator);
+                                       const NormContext& context);
 
 }  // namespace muster::model

@@ -37,7 +37,7 @@ ConvNorm MakeConvNorm(torch::nn::Module& root, const std::string& conv_name,
 
 std::vector<at::Tensor> ForwardGroup(const std::vector<at::Tensor>& inputs,
                                      const std::vector<ConvNorm>& layers,
-                                     dist::Communicator* communicator) {
+                                     const NormContext& context) {
   std::vector<at::Tensor> convolved;
   std::vector<BatchNorm> norms;
   for (size_t i = 0; i < layers.size(); ++i) {
@@ -45,7 +45,40 @@ std::vector<at::Tensor> ForwardGroup(const std::vector<at::Tensor>& inputs,
     convolved.push_back(conv->forward(inputs[i]));
     norms.push_back(layers[i].norm);
   }
-  return BatchNormGroup(convolved, norms, communicator);
+  return BatchNormGroup(convolved, norms, context);
+}
+
+std::vector<ConvNorm> Bottleneck::Layers() const {
+  std::vector<ConvNorm> layers{reduce, spatial, expand};
+  if (downsample) layers.push_back(*downsample);
+  return layers;
+}
+
+Bottleneck MakeBottleneck(torch::nn::Module& root, const std::string& prefix,
+                          const BottleneckOptions& options, const config::v1::Norm& norm) {
+  const int64_t in = options.in_channels;
+  const int64_t planes = options.planes;
+  const int64_t out = planes * kBottleneckExpansion;
+  Bottleneck block;
+  block.reduce = MakeConvNorm(root, prefix + ".conv1", prefix + ".bn1", {in, planes, 1}, norm);
+  block.spatial = MakeConvNorm(root, prefix + ".conv2", prefix + ".bn2",
+                               {planes, planes, 3, options.stride}, norm);
+  block.expand = MakeConvNorm(root, prefix + ".conv3", prefix + ".bn3", {planes, out, 1}, norm);
+  if (in != out || options.stride != 1) {
+    block.downsample = MakeConvNorm(root, prefix + ".downsample.0", prefix + ".downsample.1",
+                                    {in, out, 1, options.stride}, norm);
+  }
+  return block;
+}
+
+at::Tensor RunBottleneck(const at::Tensor& x, const Bottleneck& block, const NormContext& context) {
+  at::Tensor y = at::relu(ForwardGroup({x}, {block.reduce}, context)[0]);
+  y = at::relu(ForwardGroup({y}, {block.spatial}, context)[0]);
+  if (!block.downsample) {
+    return at::relu(ForwardGroup({y}, {block.expand}, context)[0] + x);
+  }
+  const auto both = ForwardGroup({y, x}, {block.expand, *block.downsample}, context);
+  return at::relu(both[0] + both[1]);
 }
 
 }  // namespace muster::model

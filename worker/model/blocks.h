@@ -4,6 +4,7 @@
 #include <torch/nn/modules/conv.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,31 @@ ConvNorm MakeConvNorm(torch::nn::Module& root, const std::string& conv_name,
 // Convolves each input with its layer, then normalises all in one group.
 std::vector<at::Tensor> ForwardGroup(const std::vector<at::Tensor>& inputs,
                                      const std::vector<ConvNorm>& layers,
-                                     dist::Communicator* communicator);
+                                     const NormContext& context);
+
+// The residual block of 1x1, 3x3 and 1x1 convolutions (He et al. 2016), whose result is
+// kBottleneckExpansion times as wide as its middle.
+struct Bottleneck {
+  ConvNorm reduce, spatial, expand;
+  std::optional<ConvNorm> downsample;  // of the input, where its shape is not the result's
+
+  std::vector<ConvNorm> Layers() const;
+};
+
+constexpr int64_t kBottleneckExpansion = 4;
+// BatchNorm groups of one pass: `expand` and `downsample` share one.
+constexpr int64_t kBottleneckNormGroups = 3;
+
+struct BottleneckOptions {
+  int64_t in_channels;
+  int64_t planes;      // channels of the middle
+  int64_t stride = 1;  // of the 3x3 convolution
+};
+
+// Registers the layers below `root` under names that start with `prefix`.
+Bottleneck MakeBottleneck(torch::nn::Module& root, const std::string& prefix,
+                          const BottleneckOptions& options, const config::v1::Norm& norm);
+
+at::Tensor RunBottleneck(const at::Tensor& x, const Bottleneck& block, const NormContext& context);
 
 }  // namespace muster::model

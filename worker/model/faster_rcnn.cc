@@ -3,7 +3,11 @@
 #include <torch/torch.h>
 
 #include "worker/model/config_options.h"
+#include "worker/model/fpn.h"
+#include "worker/model/hrfpn.h"
+#include "worker/model/hrnet.h"
 #include "worker/model/initialization.h"
+#include "worker/model/resnet.h"
 
 namespace muster::model {
 namespace {
@@ -14,26 +18,49 @@ at::Tensor Sum(const std::vector<at::Tensor>& terms) {
   return total;
 }
 
+std::shared_ptr<Backbone> MakeBackbone(const config::v1::Model& config) {
+  const bool checkpointing = config.activation_checkpointing();
+  if (config.has_hrnet()) {
+    return std::make_shared<HRNetImpl>(config.hrnet(), config.norm(), checkpointing);
+  }
+  TORCH_CHECK(config.has_resnet(), "the model needs a backbone: hrnet or resnet");
+  return std::make_shared<ResNetImpl>(config.resnet(), config.norm(), checkpointing);
+}
+
+std::shared_ptr<Neck> MakeNeck(const config::v1::Model& config,
+                               const std::vector<int64_t>& in_channels) {
+  if (config.has_hrfpn()) return std::make_shared<HRFPNImpl>(config.hrfpn(), in_channels);
+  TORCH_CHECK(config.has_fpn(), "the model needs a neck: hrfpn or fpn");
+  return std::make_shared<FPNImpl>(config.fpn(), in_channels);
+}
+
 }  // namespace
 
 FasterRCNNImpl::FasterRCNNImpl(const config::v1::Model& config, uint64_t seed) {
-  TORCH_CHECK(config.has_hrnet() && config.has_hrfpn(),
-              "model needs a backbone (hrnet) and a neck (hrfpn)");
   const ops::BoxConvention convention = ConventionOf(config.conventions());
-  backbone = register_module("backbone", HRNet(config.hrnet(), config.norm()));
-  neck = register_module("neck", HRFPN(config.hrfpn(), backbone->out_channels()));
-  const auto channels = static_cast<int64_t>(config.hrfpn().out_channels());
+  backbone = register_module("backbone", MakeBackbone(config));
+  neck = register_module("neck", MakeNeck(config, backbone->out_channels()));
+  const auto channels = static_cast<int64_t>(config.has_hrfpn() ? config.hrfpn().out_channels()
+                                                                : config.fpn().out_channels());
   rpn_head = register_module("rpn_head", RPNHead(config.rpn_head(), convention, channels));
   roi_head = register_module(
       "roi_head",
       RoIHead(config.roi_head(), convention, channels, static_cast<int64_t>(config.num_classes()),
               std::vector<int64_t>(config.rpn_head().anchor_strides().begin(),
                                    config.rpn_head().anchor_strides().end())));
-  InitializeWeights(*this, seed);
+  InitializeWeights(*this, config, seed);
 }
 
 void FasterRCNNImpl::SetSyncBatchNormCommunicator(dist::Communicator* communicator) {
   backbone->SetSyncBatchNormCommunicator(communicator);
+}
+
+std::vector<at::Tensor> FasterRCNNImpl::TrainableParameters() const {
+  std::vector<at::Tensor> trainable;
+  for (const at::Tensor& parameter : parameters()) {
+    if (parameter.requires_grad()) trainable.push_back(parameter);
+  }
+  return trainable;
 }
 
 std::vector<at::Tensor> FasterRCNNImpl::ExtractFeatures(const at::Tensor& images) {

@@ -9,7 +9,6 @@
 namespace muster::model {
 namespace {
 
-constexpr int64_t kBottleneckExpansion = 4;
 // The lowest resolution's stride: its maps, doubled thrice, must meet the highest's.
 constexpr int64_t kLowestStride = 32;
 
@@ -29,7 +28,9 @@ size_t Depth(const std::vector<std::vector<ConvNorm>>& chains) {
 
 }  // namespace
 
-HRNetImpl::HRNetImpl(const config::v1::HRNet& config, const config::v1::Norm& norm) {
+HRNetImpl::HRNetImpl(const config::v1::HRNet& config, const config::v1::Norm& norm,
+                     bool activation_checkpointing)
+    : Backbone(activation_checkpointing) {
   const int64_t stem = config.stem_channels();
   stem1_ = MakeConvNorm(*this, "conv1", "bn1", {3, stem, 3, 2}, norm);
   stem2_ = MakeConvNorm(*this, "conv2", "bn2", {stem, stem, 3, 2}, norm);
@@ -54,18 +55,8 @@ void HRNetImpl::MakeLayer1(const config::v1::HRNetStage& config, const config::v
   const auto planes = static_cast<int64_t>(config.num_channels(0));
   const int64_t out = planes * kBottleneckExpansion;
   for (size_t i = 0; i < config.num_blocks(); ++i) {
-    const std::string prefix = Join("layer1", i);
-    const int64_t in = i == 0 ? in_channels : out;
-    Bottleneck block;
-    block.reduce = MakeConvNorm(*this, prefix + ".conv1", prefix + ".bn1", {in, planes, 1}, norm);
-    block.spatial =
-        MakeConvNorm(*this, prefix + ".conv2", prefix + ".bn2", {planes, planes, 3}, norm);
-    block.expand = MakeConvNorm(*this, prefix + ".conv3", prefix + ".bn3", {planes, out, 1}, norm);
-    if (in != out) {
-      block.downsample = MakeConvNorm(*this, prefix + ".downsample.0", prefix + ".downsample.1",
-                                      {in, out, 1}, norm);
-    }
-    layer1_.push_back(std::move(block));
+    layer1_.push_back(
+        MakeBottleneck(*this, Join("layer1", i), {i == 0 ? in_channels : out, planes}, norm));
   }
 }
 
@@ -103,9 +94,10 @@ HRNetImpl::HRModule HRNetImpl::MakeModule(const std::string& prefix,
     for (size_t k = 0; k < module.blocks.size(); ++k) {
       const std::string name = Join(Join(prefix + ".branches", b), k);
       const ConvNormOptions options{channels[b], channels[b], 3};
-      module.blocks[k].push_back(
-          {MakeConvNorm(*this, name + ".conv1", name + ".bn1", options, norm),
-           MakeConvNorm(*this, name + ".conv2", name + ".bn2", options, norm)});
+      module.blocks[k].first.push_back(
+          MakeConvNorm(*this, name + ".conv1", name + ".bn1", options, norm));
+      module.blocks[k].second.push_back(
+          MakeConvNorm(*this, name + ".conv2", name + ".bn2", options, norm));
     }
   }
   for (size_t i = 0; i < channels.size(); ++i) {
@@ -135,25 +127,20 @@ std::vector<at::Tensor> HRNetImpl::forward(const at::Tensor& images) {
   TORCH_CHECK(images.size(2) % kLowestStride == 0 && images.size(3) % kLowestStride == 0,
               "image sides must be multiples of ", kLowestStride, ", not ", images.size(2), " x ",
               images.size(3), ": set data.size_divisor or data.pad_size");
-  at::Tensor x = at::relu(ForwardGroup({images}, {stem1_}, communicator_)[0]);
-  x = at::relu(ForwardGroup({x}, {stem2_}, communicator_)[0]);
-  for (const Bottleneck& block : layer1_) x = RunBottleneck(x, block);
+  at::Tensor x = at::relu(ForwardGroup({images}, {stem1_}, norms())[0]);
+  x = at::relu(ForwardGroup({x}, {stem2_}, norms())[0]);
+  for (const Bottleneck& block : layer1_) {
+    const auto run = [&block](const std::vector<at::Tensor>& in, const NormContext& context) {
+      return std::vector<at::Tensor>{RunBottleneck(in[0], block, context)};
+    };
+    x = RunBlock(run, {x}, block.Layers())[0];
+  }
   std::vector<at::Tensor> branches{x};
   for (const Stage& stage : stages_) {
     branches = RunTransitions(branches, stage);
     for (const HRModule& module : stage.modules) branches = RunModule(std::move(branches), module);
   }
   return branches;
-}
-
-at::Tensor HRNetImpl::RunBottleneck(const at::Tensor& x, const Bottleneck& block) const {
-  at::Tensor y = at::relu(ForwardGroup({x}, {block.reduce}, communicator_)[0]);
-  y = at::relu(ForwardGroup({y}, {block.spatial}, communicator_)[0]);
-  if (!block.downsample) {
-    return at::relu(ForwardGroup({y}, {block.expand}, communicator_)[0] + x);
-  }
-  const auto both = ForwardGroup({y, x}, {block.expand, *block.downsample}, communicator_);
-  return at::relu(both[0] + both[1]);
 }
 
 std::vector<at::Tensor> HRNetImpl::RunTransitions(const std::vector<at::Tensor>& x,
@@ -165,7 +152,7 @@ std::vector<at::Tensor> HRNetImpl::RunTransitions(const std::vector<at::Tensor>&
     inputs.push_back(x[transition.from]);
     layers.push_back(*transition.layer);
   }
-  const auto outputs = ForwardGroup(inputs, layers, communicator_);
+  const auto outputs = ForwardGroup(inputs, layers, norms());
   std::vector<at::Tensor> branches;
   size_t next = 0;
   for (const Transition& transition : stage.transitions) {
@@ -176,23 +163,36 @@ std::vector<at::Tensor> HRNetImpl::RunTransitions(const std::vector<at::Tensor>&
 
 std::vector<at::Tensor> HRNetImpl::RunModule(std::vector<at::Tensor> x,
                                              const HRModule& module) const {
-  for (const std::vector<BasicBlock>& blocks : module.blocks) {
-    std::vector<ConvNorm> first;
-    std::vector<ConvNorm> second;
-    for (const BasicBlock& block : blocks) {
-      first.push_back(block.first);
-      second.push_back(block.second);
-    }
-    std::vector<at::Tensor> y = ForwardGroup(x, first, communicator_);
-    for (at::Tensor& branch : y) branch = at::relu(branch);
-    y = ForwardGroup(y, second, communicator_);
-    for (size_t b = 0; b < x.size(); ++b) x[b] = at::relu(y[b] + x[b]);
+  for (const BasicBlocks& blocks : module.blocks) {
+    std::vector<ConvNorm> layers = blocks.first;
+    layers.insert(layers.end(), blocks.second.begin(), blocks.second.end());
+    const auto run = [&blocks](const std::vector<at::Tensor>& in, const NormContext& context) {
+      return RunBasicBlocks(in, blocks, context);
+    };
+    x = RunBlock(run, x, layers);
   }
-  return RunFuse(x, module);
+  std::vector<ConvNorm> layers;
+  for (const FuseChain& chain : module.chains) {
+    layers.insert(layers.end(), chain.layers.begin(), chain.layers.end());
+  }
+  const auto run = [&module](const std::vector<at::Tensor>& in, const NormContext& context) {
+    return RunFuse(in, module, context);
+  };
+  return RunBlock(run, x, layers);
 }
 
-std::vector<at::Tensor> HRNetImpl::RunFuse(const std::vector<at::Tensor>& x,
-                                           const HRModule& module) const {
+std::vector<at::Tensor> HRNetImpl::RunBasicBlocks(const std::vector<at::Tensor>& x,
+                                                  const BasicBlocks& blocks,
+                                                  const NormContext& context) {
+  std::vector<at::Tensor> y = ForwardGroup(x, blocks.first, context);
+  for (at::Tensor& branch : y) branch = at::relu(branch);
+  y = ForwardGroup(y, blocks.second, context);
+  for (size_t b = 0; b < x.size(); ++b) y[b] = at::relu(y[b] + x[b]);
+  return y;
+}
+
+std::vector<at::Tensor> HRNetImpl::RunFuse(const std::vector<at::Tensor>& x, const HRModule& module,
+                                           const NormContext& context) {
   std::vector<std::vector<ConvNorm>> chains;
   std::vector<at::Tensor> values;
   for (const FuseChain& chain : module.chains) {
@@ -209,7 +209,7 @@ std::vector<at::Tensor> HRNetImpl::RunFuse(const std::vector<at::Tensor>& x,
       inputs.push_back(values[c]);
       layers.push_back(chains[c][depth]);
     }
-    const auto outputs = ForwardGroup(inputs, layers, communicator_);
+    const auto outputs = ForwardGroup(inputs, layers, context);
     for (size_t k = 0; k < active.size(); ++k) {
       const bool last = depth + 1 == chains[active[k]].size();
       values[active[k]] = last ? outputs[k] : at::relu(outputs[k]);
@@ -232,8 +232,9 @@ std::vector<at::Tensor> HRNetImpl::RunFuse(const std::vector<at::Tensor>& x,
   return fused;
 }
 
-int64_t HRNetImpl::num_norm_groups() const {
-  size_t groups = 2 + 3 * layer1_.size();
+Backbone::Collectives HRNetImpl::SyncBatchNormCollectives() const {
+  if (!stem1_.norm->synchronised() || stem1_.norm->norm_eval()) return {};
+  size_t groups = 2 + kBottleneckNormGroups * layer1_.size();
   for (const Stage& stage : stages_) {
     const bool any = std::any_of(stage.transitions.begin(), stage.transitions.end(),
                                  [](const Transition& t) { return t.layer.has_value(); });
@@ -244,7 +245,7 @@ int64_t HRNetImpl::num_norm_groups() const {
       groups += 2 * module.blocks.size() + depth;
     }
   }
-  return static_cast<int64_t>(groups);
+  return {static_cast<int64_t>(groups), static_cast<int64_t>(groups)};
 }
 
 }  // namespace muster::model

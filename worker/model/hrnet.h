@@ -1,14 +1,11 @@
 #pragma once
 
-#include <torch/nn/module.h>
-#include <torch/nn/pimpl.h>
-
 #include <cstdint>
 #include <optional>
 #include <vector>
 
 #include "muster/config/v1/train_job.pb.h"
-#include "worker/model/blocks.h"
+#include "worker/model/backbone.h"
 
 namespace muster::model {
 
@@ -16,29 +13,21 @@ namespace muster::model {
 // Recognition"): branches of halving resolution and doubling width that run side by side and
 // exchange features. The branches run in lockstep, so that BatchNorms of one depth form one group
 // (BatchNormGroup).
-class HRNetImpl : public torch::nn::Module {
+class HRNetImpl : public Backbone {
  public:
   // `config` and `norm` have been through ApplyDefaults.
-  HRNetImpl(const config::v1::HRNet& config, const config::v1::Norm& norm);
+  HRNetImpl(const config::v1::HRNet& config, const config::v1::Norm& norm,
+            bool activation_checkpointing);
 
-  void SetSyncBatchNormCommunicator(dist::Communicator* communicator) {
-    communicator_ = communicator;
-  }
-
-  // images (N, 3, H, W), H and W multiples of 32 -> maps of strides 4, 8, 16, 32.
-  std::vector<at::Tensor> forward(const at::Tensor& images);
-
-  std::vector<int64_t> out_channels() const { return out_channels_; }
-  // Groups of one forward pass, so collectives of SYNC_BN in each direction.
-  int64_t num_norm_groups() const;
+  // The images' sides must be multiples of 32.
+  std::vector<at::Tensor> forward(const at::Tensor& images) override;
+  std::vector<int64_t> out_channels() const override { return out_channels_; }
+  Collectives SyncBatchNormCollectives() const override;
 
  private:
-  struct Bottleneck {
-    ConvNorm reduce, spatial, expand;
-    std::optional<ConvNorm> downsample;
-  };
-  struct BasicBlock {
-    ConvNorm first, second;
+  // A residual block of two 3x3 convolutions on every branch, run in lockstep.
+  struct BasicBlocks {
+    std::vector<ConvNorm> first, second;  // one a branch
   };
   // Branch j's way into output i: one layer (j > i, then upsampled) or i - j strided ones.
   struct FuseChain {
@@ -46,7 +35,7 @@ class HRNetImpl : public torch::nn::Module {
     std::vector<ConvNorm> layers;
   };
   struct HRModule {
-    std::vector<std::vector<BasicBlock>> blocks;  // [depth][branch]
+    std::vector<BasicBlocks> blocks;
     std::vector<FuseChain> chains;
   };
   // What feeds one branch of a stage.
@@ -65,18 +54,19 @@ class HRNetImpl : public torch::nn::Module {
                   const std::vector<int64_t>& in_channels);
   HRModule MakeModule(const std::string& prefix, const std::vector<int64_t>& channels,
                       int64_t num_blocks, const config::v1::Norm& norm);
-  at::Tensor RunBottleneck(const at::Tensor& x, const Bottleneck& block) const;
   std::vector<at::Tensor> RunTransitions(const std::vector<at::Tensor>& x,
                                          const Stage& stage) const;
   std::vector<at::Tensor> RunModule(std::vector<at::Tensor> x, const HRModule& module) const;
-  std::vector<at::Tensor> RunFuse(const std::vector<at::Tensor>& x, const HRModule& module) const;
+  static std::vector<at::Tensor> RunBasicBlocks(const std::vector<at::Tensor>& x,
+                                                const BasicBlocks& blocks,
+                                                const NormContext& context);
+  static std::vector<at::Tensor> RunFuse(const std::vector<at::Tensor>& x, const HRModule& module,
+                                         const NormContext& context);
 
   ConvNorm stem1_, stem2_;
   std::vector<Bottleneck> layer1_;
   std::vector<Stage> stages_;
   std::vector<int64_t> out_channels_;
-  dist::Communicator* communicator_ = nullptr;
 };
-TORCH_MODULE(HRNet);
 
 }  // namespace muster::model

@@ -22,17 +22,16 @@ Inspection Inspect(FasterRCNN& model) {
     ++result.state_entries;
     result.buffer_bytes += static_cast<int64_t>(buffer.nbytes());
   }
-  bool synchronised = false;
   for (const auto& module : model->modules()) {
     if (module->as<torch::nn::Conv2dImpl>() != nullptr) ++result.layers["Conv2d"];
     if (module->as<torch::nn::LinearImpl>() != nullptr) ++result.layers["Linear"];
     if (const auto* norm = module->as<BatchNormImpl>()) {
       ++result.layers["BatchNorm"];
       result.batch_norm_channels += norm->weight.numel();
-      synchronised = norm->synchronised() && !norm->norm_eval();
     }
   }
-  if (synchronised) result.sync_bn_collectives_per_step = 2 * model->backbone->num_norm_groups();
+  const Backbone::Collectives collectives = model->backbone->SyncBatchNormCollectives();
+  result.sync_bn_collectives_per_step = collectives.forward + collectives.backward;
   return result;
 }
 

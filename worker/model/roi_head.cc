@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "worker/model/autocast.h"
 #include "worker/model/blocks.h"
 #include "worker/model/config_options.h"
 #include "worker/ops/losses.h"
@@ -67,8 +68,10 @@ at::Tensor RoIHeadImpl::ToRois(const std::vector<at::Tensor>& boxes_of_images) {
 
 at::Tensor RoIHeadImpl::Pool(const std::vector<at::Tensor>& features,
                              const at::Tensor& rois) const {
-  const std::vector<at::Tensor> pooled(
-      features.begin(), features.begin() + static_cast<std::ptrdiff_t>(spatial_scales_.size()));
+  std::vector<at::Tensor> pooled;
+  for (size_t i = 0; i < spatial_scales_.size(); ++i) {
+    pooled.push_back(AtLeastFloat32(features[i]));
+  }
   return ops::RoiAlign(pooled, rois, ops::RoiLevels(rois, static_cast<int64_t>(pooled.size())),
                        spatial_scales_, pooling_);
 }
@@ -77,7 +80,7 @@ RoiOutput RoIHeadImpl::forward(const std::vector<at::Tensor>& features, const at
   at::Tensor x = Pool(features, rois).flatten(1);
   x = at::relu(shared1_->forward(x));
   x = at::relu(shared2_->forward(x));
-  return {fc_cls_->forward(x), fc_reg_->forward(x)};
+  return {AtLeastFloat32(fc_cls_->forward(x)), AtLeastFloat32(fc_reg_->forward(x))};
 }
 
 RoiImageSamples RoIHeadImpl::SampleRegions(const at::Tensor& proposals, const ImageTargets& targets,
@@ -160,8 +163,11 @@ Detections RoIHeadImpl::Detect(const at::Tensor& rois, const RoiOutput& output,
   const double to_original[] = {1.0 / image.scale_w, 1.0 / image.scale_h, 1.0 / image.scale_w,
                                 1.0 / image.scale_h};
   boxes = boxes * at::tensor(at::ArrayRef<double>(to_original), boxes.options());
-  const at::Tensor kept = ops::BatchedNms(boxes, scores, labels, config_.nms_iou_threshold())
-                              .slice(0, 0, static_cast<int64_t>(config_.max_per_img()));
+  const double threshold = config_.nms_iou_threshold();
+  const at::Tensor kept =
+      (config_.class_agnostic_nms() ? ops::Nms(boxes, scores, threshold)
+                                    : ops::BatchedNms(boxes, scores, labels, threshold))
+          .slice(0, 0, static_cast<int64_t>(config_.max_per_img()));
   return {boxes.index_select(0, kept), scores.index_select(0, kept), labels.index_select(0, kept)};
 }
 

@@ -16,7 +16,7 @@
 
 namespace muster::model {
 
-// R regions; C foreground classes.
+// R regions; C foreground classes. Float32 or wider.
 struct RoiOutput {
   at::Tensor cls_score;  // (R, C + 1) before softmax; the background is last
   at::Tensor bbox_pred;  // (R, 4 C): deltas of each class
@@ -39,7 +39,7 @@ class RoIHeadImpl : public torch::nn::Module {
   RoIHeadImpl(const config::v1::RoIHead& config, ops::BoxConvention convention, int64_t in_channels,
               int64_t num_classes, const std::vector<int64_t>& feature_strides);
 
-  // rois (R, 5): image index and box, of the features' dtype and device.
+  // rois (R, 5): image index and box, of the features' device and dtype (float32 for bfloat16).
   RoiOutput forward(const std::vector<at::Tensor>& features, const at::Tensor& rois);
 
   // The pooled features (R, channels, side, side).

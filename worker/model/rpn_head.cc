@@ -6,6 +6,7 @@
 #include <tuple>
 #include <utility>
 
+#include "worker/model/autocast.h"
 #include "worker/model/config_options.h"
 #include "worker/ops/nms.h"
 
@@ -109,8 +110,8 @@ RpnOutput RPNHeadImpl::forward(const std::vector<at::Tensor>& features) {
   RpnOutput output;
   for (const at::Tensor& feature : features) {
     const at::Tensor hidden = at::relu(conv_->forward(feature));
-    output.cls.push_back(cls_->forward(hidden));
-    output.reg.push_back(reg_->forward(hidden));
+    output.cls.push_back(AtLeastFloat32(cls_->forward(hidden)));
+    output.reg.push_back(AtLeastFloat32(reg_->forward(hidden)));
   }
   return output;
 }

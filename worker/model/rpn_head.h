@@ -16,7 +16,7 @@
 
 namespace muster::model {
 
-// One entry a level; A = anchors per cell.
+// One entry a level; A = anchors per cell. Float32 or wider.
 struct RpnOutput {
   std::vector<at::Tensor> cls;  // (N, A, h, w): logit of "object"
   std::vector<at::Tensor> reg;  // (N, 4 A, h, w): deltas, four consecutive channels an anchor

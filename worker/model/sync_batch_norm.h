@@ -5,11 +5,12 @@
 #include <vector>
 
 #include "worker/dist/communicator.h"
+#include "worker/model/statistics_tape.h"
 
 namespace muster::model {
 
-// One batch normalisation layer's input in training. float32 or float64, all tensors of one dtype
-// and device.
+// One batch normalisation layer's input in training. All tensors are of one device and, float32 or
+// float64, of one dtype; x may be bfloat16 beside float32.
 struct SyncBatchNormInput {
   at::Tensor x;             // (N, C, H, W); N may be 0
   at::Tensor weight;        // (C)
@@ -33,8 +34,11 @@ struct SyncBatchNormInput {
 //
 // All outputs of a call must take part in the loss on every rank: backward runs once for the group,
 // when the last output's gradient is there. `communicator` null or of size 1: no collective.
-// Throws c10::Error for shapes that do not fit, dist::CollectiveLost for a failed collective.
+// `tape`, where given, records the merged statistics, or plays them back: then there is no
+// collective forward and no update. Throws c10::Error for shapes that do not fit,
+// dist::CollectiveLost for a failed collective.
 std::vector<at::Tensor> SyncBatchNorm(const std::vector<SyncBatchNormInput>& layers,
-                                      dist::Communicator* communicator);
+                                      dist::Communicator* communicator,
+                                      StatisticsTape* tape = nullptr);
 
 }  // namespace muster::model

@@ -1,3 +1,4 @@
+muster_test(SRC unit/worker/dist/batch_norm_kernels_test.cc LABELS unit DEPS muster::worker_model TORCH)
 muster_test(SRC unit/worker/dist/communicator_test.cc LABELS unit DEPS muster::worker_dist TORCH)
 muster_test(SRC unit/worker/dist/gradient_reducer_test.cc LABELS unit DEPS muster::worker_dist TORCH)
 muster_test(SRC unit/worker/dist/process_groups_test.cc LABELS unit DEPS muster::worker_model muster::worker_dist TORCH)
@@ -9,3 +10,4 @@ endif()
 target_compile_definitions(unit.worker.dist.cuda_plugin_test PRIVATE
   MUSTER_TEST_WITH_CUDA=$<BOOL:${MUSTER_WITH_CUDA}>)
 muster_test(SRC unit/worker/dist/link_canary_test.cc LABELS unit DEPS muster::proto muster::proto_grpc TORCH)
+muster_test(SRC unit/worker/dist/wrong_batch_norm_test.cc LABELS unit DEPS muster::worker_dist TORCH)

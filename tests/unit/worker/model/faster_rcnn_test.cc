@@ -11,12 +11,14 @@
 #include "common/config/defaults.h"
 #include "tests/support/parity.h"
 #include "tests/support/shared_data.h"
+#include "tests/unit/worker/model/fixtures.h"
 #include "worker/model/inspection.h"
 
 namespace muster::model {
 namespace {
 
 using testing::NamedModel;
+using testing::RandomBatch;
 using testing::TinyModel;
 
 struct Entry {
@@ -63,6 +65,25 @@ TEST(FasterRCNNNames, AreMmdetections) {
   }
 }
 
+TEST(FasterRCNNNames, AreMmdetectionsForResNet) {
+  const auto shared = testing::SharedData();
+  if (!shared) GTEST_SKIP() << "no shared data";
+  config::v1::TrainJob job;
+  job.mutable_model()->mutable_resnet()->set_depth(50);
+  config::ApplyDefaults(&job);
+  FasterRCNN model(job.model(), 0);
+  const auto file = *shared / "reference/keys/faster_rcnn_r50_fpn_mmdet3.txt";
+  EXPECT_EQ(Entries(model->named_parameters()), ReadKeys(file, "param"));
+  EXPECT_EQ(Entries(model->named_buffers()), ReadKeys(file, "buffer"));
+  const Inspection counts = Inspect(model);
+  EXPECT_EQ(counts.parameters, 41753056);
+  EXPECT_EQ(counts.parameters_by_part.at("backbone"), 23508032);
+  EXPECT_EQ(counts.layers.at("BatchNorm"), 53);
+  EXPECT_EQ(counts.batch_norm_channels, 26560);
+  // The stem and the first stage are frozen.
+  EXPECT_EQ(counts.gradient_bytes, 4 * (counts.parameters - 225344));
+}
+
 TEST(Inspection, CountsW18) {
   config::v1::Model config = NamedModel(18);
   config.mutable_norm()->set_type(config::v1::NORM_TYPE_SYNC_BN);
@@ -79,23 +100,6 @@ TEST(Inspection, CountsW18) {
   config.mutable_norm()->set_norm_eval(true);
   FasterRCNN frozen(config, 0);
   EXPECT_EQ(Inspect(frozen).sync_bn_collectives_per_step, 0);
-}
-
-TrainBatch RandomBatch(int64_t images, int64_t boxes) {
-  torch::manual_seed(3);
-  TrainBatch batch;
-  batch.images = at::randn({images, 3, 64, 96});
-  for (int64_t i = 0; i < images; ++i) {
-    ImageTargets targets;
-    const at::Tensor corner = at::rand({boxes, 2}) * 30;
-    targets.gt_bboxes = at::cat({corner, corner + 10 + at::rand({boxes, 2}) * 20}, 1);
-    targets.gt_labels = at::randint(0, 3, {boxes}, at::kLong);
-    targets.img_h = targets.pad_h = 64;
-    targets.img_w = targets.pad_w = 96;
-    targets.sample_id = i;
-    batch.targets.push_back(targets);
-  }
-  return batch;
 }
 
 void ExpectAllGradients(FasterRCNN& model) {
@@ -196,33 +200,11 @@ TEST(FasterRCNNWeights, DependOnTheSeedAlone) {
   EXPECT_EQ(a->named_parameters()["rpn_head.rpn_cls.bias"].abs().max().item<float>(), 0);
 }
 
-// Two ranks with the same images, played by one process.
-class TwinCommunicator : public dist::Communicator {
- public:
-  int rank() const override { return 0; }
-  int size() const override { return 2; }
-  at::Tensor AllGather(const at::Tensor& local) override {
-    ++collectives_;
-    return at::stack({local, local});
-  }
-  void AllReduceSum(const at::Tensor& tensor) override { tensor.mul_(2); }
-  void Broadcast(const at::Tensor&, int) override {}
-  void Barrier() override {}
-  std::vector<std::string> AllGatherBytes(const std::string& local) override {
-    return {local, local};
-  }
-  std::string BroadcastBytes(const std::string& bytes, int) override { return bytes; }
-  int64_t collectives() const override { return collectives_; }
-
- private:
-  int64_t collectives_ = 0;
-};
-
 TEST(FasterRCNNSyncBatchNorm, IssuesAsManyCollectivesAsInspectionSays) {
   config::v1::Model config = TinyModel();
   config.mutable_norm()->set_type(config::v1::NORM_TYPE_SYNC_BN);
   FasterRCNN model(config, 1);
-  TwinCommunicator communicator;
+  testing::TwinCommunicator communicator;
   model->SetSyncBatchNormCommunicator(&communicator);
   model->train();
   ops::RandomIndexSampler sampler(5, 0);

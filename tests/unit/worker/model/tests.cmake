@@ -1,1 +1,5 @@
+muster_test(SRC unit/worker/model/activation_checkpoint_test.cc LABELS unit TORCH TIMEOUT 120 DEPS muster::parity_support muster::worker_dist)
+muster_test(SRC unit/worker/model/autocast_test.cc LABELS unit TORCH TIMEOUT 120 DEPS muster::parity_support)
 muster_test(SRC unit/worker/model/faster_rcnn_test.cc LABELS unit TORCH TIMEOUT 120 DEPS muster::parity_support)
+muster_test(SRC unit/worker/model/resnet_test.cc LABELS unit TORCH TIMEOUT 120 DEPS muster::config muster::worker_model)
+muster_test(SRC unit/worker/model/roi_head_test.cc LABELS unit TORCH DEPS muster::parity_support)
