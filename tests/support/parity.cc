@@ -5,12 +5,18 @@
 
 #include <cstdio>
 #include <set>
+#include <stdexcept>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 
 #include "common/config/defaults.h"
 #include <nlohmann/json.hpp>
 
 namespace muster::testing {
 namespace {
+
+int quiet_comparisons = 0;
 
 config::v1::Model WithDefaults(config::v1::Model model) {
   config::v1::TrainJob job;
@@ -46,8 +52,15 @@ at::Tensor NormalizeImages(const SafetensorsFile& file, at::ScalarType type) {
 
 }  // namespace
 
+QuietComparisons::QuietComparisons() { ++quiet_comparisons; }
+QuietComparisons::~QuietComparisons() { --quiet_comparisons; }
+
+void PrintComparison(const std::string& line) {
+  if (quiet_comparisons == 0) std::puts(line.c_str());
+}
+
 void Comparison::Check(const std::string& name, const at::Tensor& actual,
-                       const at::Tensor& expected) {
+                       const at::Tensor& expected) const {
   ASSERT_EQ(actual.sizes(), expected.sizes()) << name;
   if (expected.numel() == 0) return;
   const at::Tensor a = actual.detach().to(at::kDouble);
@@ -55,18 +68,38 @@ void Comparison::Check(const std::string& name, const at::Tensor& actual,
   const double difference = (a - e).abs().max().item<double>();
   const double scale = e.abs().max().item<double>();
   const double tolerance = relative_ * (scale > 0 ? scale : 1.0);
-  std::printf("%-44s max diff %9.2e of %9.2e, %6.2f %% of the tolerance\n", name.c_str(),
-              difference, scale, 100 * difference / tolerance);
-  EXPECT_LE(difference, tolerance) << name;
+  PrintComparison(absl::StrFormat("%-44s max diff %9.2e of %9.2e, %6.2f %% of the tolerance", name,
+                                  difference, scale, 100 * difference / tolerance));
+  // Not EXPECT_GT: a NaN must fail.
+  EXPECT_TRUE(difference <= tolerance) << name << ": " << difference << " > " << tolerance;
 }
 
 void Comparison::CheckEqual(const std::string& name, const at::Tensor& actual,
-                            const at::Tensor& expected) {
+                            const at::Tensor& expected) const {
   ASSERT_EQ(actual.sizes(), expected.sizes()) << name;
   EXPECT_EQ(actual.scalar_type(), expected.scalar_type()) << name;
   const int64_t differing = actual.ne(expected).sum().item<int64_t>();
-  std::printf("%-44s %s\n", name.c_str(), differing == 0 ? "equal" : "DIFFERS");
+  PrintComparison(absl::StrFormat("%-44s %s", name, differing == 0 ? "equal" : "DIFFERS"));
   EXPECT_EQ(differing, 0) << name;
+}
+
+void CheckRankedBoxes(const std::string& name, double relative, const RankedBoxes& actual,
+                      const RankedBoxes& expected) {
+  const Comparison compare(relative);
+  compare.Check(name + ".scores", actual.scores, expected.scores);
+  const at::Tensor scores = expected.scores.to(at::kDouble).contiguous();
+  const double* s = scores.const_data_ptr<double>();
+  const int64_t count = scores.size(0);
+  ASSERT_EQ(actual.boxes.size(0), count) << name;
+  std::vector<int64_t> untied;
+  for (int64_t i = 0; i < count; ++i) {
+    const bool tied = (i > 0 && s[i - 1] == s[i]) || (i + 1 < count && s[i + 1] == s[i]);
+    if (!tied) untied.push_back(i);
+  }
+  EXPECT_GE(static_cast<int64_t>(untied.size()) * 10, count * 9) << name;
+  const at::Tensor rows = at::tensor(untied, at::kLong);
+  compare.Check(name + ".bboxes", actual.boxes.index_select(0, rows),
+                expected.boxes.index_select(0, rows));
 }
 
 config::v1::Model TinyModel() {
@@ -90,6 +123,21 @@ config::v1::Model NamedModel(uint32_t width) {
   model.mutable_hrnet()->set_width(width);
   model.mutable_hrfpn();
   return WithDefaults(std::move(model));
+}
+
+config::v1::Model ModelOfArch(const std::string& arch) {
+  if (arch == "tiny") return TinyModel();
+  if (arch == "r50") {
+    config::v1::Model model;
+    model.set_num_classes(80);
+    model.mutable_resnet()->set_depth(50);
+    model.mutable_fpn();
+    return WithDefaults(std::move(model));
+  }
+  for (const uint32_t width : {18u, 32u, 40u, 48u}) {
+    if (arch == absl::StrCat("w", width)) return NamedModel(width);
+  }
+  throw std::runtime_error("no model is called " + arch);
 }
 
 void LoadState(torch::nn::Module& model, const SafetensorsFile& state) {
@@ -116,6 +164,9 @@ model::TrainBatch ReadBatch(const SafetensorsFile& file, at::ScalarType type) {
     model::ImageTargets targets;
     targets.gt_bboxes = file.at(prefix + "gt_bboxes");
     targets.gt_labels = file.at(prefix + "gt_labels");
+    if (file.has(prefix + "gt_bboxes_ignore")) {
+      targets.gt_bboxes_ignore = file.at(prefix + "gt_bboxes_ignore");
+    }
     const auto side = [&](const char* key, int64_t axis) {
       return static_cast<int>(file.at(prefix + key)[axis].item<int64_t>());
     };

@@ -1,7 +1,10 @@
 #include "worker/train/evaluator.h"
 
+#include <algorithm>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -9,15 +12,19 @@
 
 #include "worker/data/data_loader.h"
 #include "worker/data/sampler.h"
-#include "worker/data/transforms.h"
 #include "worker/eval/coco_files.h"
+#include "worker/model/autocast.h"
 #include "worker/train/batches.h"
 #include "worker/train/failure.h"
+#include "worker/train/test_time_augmentation.h"
 
 namespace muster::train {
 namespace {
 
 static_assert(std::is_trivially_copyable_v<eval::Detection>);
+
+// Before the detections of a rank that did its whole share.
+constexpr char kComplete = 'd';
 
 std::string Pack(const std::vector<eval::Detection>& detections) {
   return std::string(reinterpret_cast<const char*>(detections.data()),
@@ -49,56 +56,81 @@ void Append(const model::Detections& found, int64_t image_id,
 }  // namespace
 
 Evaluator::Evaluator(const config::v1::TrainJob& job, const DataSplit& split, at::Device device)
-    : job_(job), split_(split), device_(device) {
-  Require(data::EvaluationPipeline(job_).status(), base::kExitBadConfig);
+    : job_(job),
+      split_(split),
+      device_(device),
+      views_(Require(EvaluationViews(job_), base::kExitBadConfig)) {}
+
+std::optional<std::vector<eval::Detection>> Evaluator::Detect(model::FasterRCNN& model,
+                                                              const std::vector<int>& images,
+                                                              const OnProgress& on_progress) const {
+  return DetectShare(model, images, /*rank=*/0, /*world_size=*/1, on_progress);
 }
 
-std::vector<eval::Detection> Evaluator::Detect(model::FasterRCNN& model, int rank, int world_size,
-                                               const OnProgress& on_progress) const {
-  return Detect(model, split_.dataset.AllImages(), rank, world_size, on_progress);
-}
-
-std::vector<eval::Detection> Evaluator::Detect(model::FasterRCNN& model,
-                                               const std::vector<int>& images, int rank,
-                                               int world_size,
-                                               const OnProgress& on_progress) const {
-  data::DataLoader::Options options;
-  options.pipeline = Require(data::EvaluationPipeline(job_), base::kExitBadConfig);
-  options.seed = job_.seed();
-  options.threads = static_cast<int>(job_.data().loader_threads());
-  options.prefetch_batches = static_cast<int>(job_.data().prefetch_batches());
-  data::DataLoader loader(options, split_.dataset, *split_.images);
-  data::Schedule schedule = data::EvaluationBatches(
-      split_.dataset, images, static_cast<int>(job_.data().test_images_per_rank()), rank,
-      world_size);
-  int64_t total = 0;
-  for (const auto& batch : schedule) total += static_cast<int64_t>(batch.size());
-  loader.Start(0, std::move(schedule));
+std::optional<std::vector<eval::Detection>> Evaluator::DetectShare(
+    model::FasterRCNN& model, const std::vector<int>& images, int rank, int world_size,
+    const OnProgress& on_progress) const {
+  // Whole batches are shared out, not images: what is in a batch with an image may change its
+  // padding and, by the order of additions, its last bits.
+  const data::Schedule batches = data::EvaluationBatches(
+      split_.dataset, images, static_cast<int>(job_.data().test_images_per_rank()), 0, 1);
+  data::Schedule share;
+  for (size_t i = static_cast<size_t>(rank); i < batches.size();
+       i += static_cast<size_t>(world_size)) {
+    share.push_back(batches[i]);
+  }
 
   model->eval();
-  std::vector<eval::Detection> detections;
+  const model::AutocastGuard autocast(
+      device_.type(), job_.schedule().precision() == config::v1::PRECISION_BFLOAT16);
+  const int64_t total = static_cast<int64_t>(images.size() * views_.size());
   int64_t done = 0;
-  while (true) {
-    const std::shared_ptr<data::Batch> batch = Require(loader.Next(), base::kExitDataError);
-    if (batch == nullptr) return detections;
-    const std::vector<model::Detections> found = model->Predict(ToPredictBatch(batch, device_));
-    for (size_t i = 0; i < found.size(); ++i) {
-      Append(found[i], batch->samples[i].image_id, split_.dataset.categories(), &detections);
+  if (!on_progress(done, total)) return std::nullopt;
+  // By index in the data set, in order of the views.
+  std::map<int, std::vector<model::Detections>> found;
+  std::map<int, int64_t> ids;
+  for (const data::PipelineOptions& view : views_) {
+    data::DataLoader::Options options;
+    options.pipeline = view;
+    options.seed = job_.seed();
+    options.threads = static_cast<int>(job_.data().loader_threads());
+    options.prefetch_batches = static_cast<int>(job_.data().prefetch_batches());
+    data::DataLoader loader(options, split_.dataset, *split_.images);
+    loader.Start(0, share);
+    while (const std::shared_ptr<data::Batch> batch =
+               Require(loader.Next(), base::kExitDataError)) {
+      std::vector<model::Detections> detections = model->Predict(ToPredictBatch(batch, device_));
+      for (size_t i = 0; i < detections.size(); ++i) {
+        const data::SampleMeta& sample = batch->samples[i];
+        if (sample.flip) detections[i] = Unmirror(std::move(detections[i]), sample.ori_w);
+        found[sample.dataset_index].push_back(std::move(detections[i]));
+        ids[sample.dataset_index] = sample.image_id;
+      }
+      done = std::min(total, done + batch->images() * world_size);
+      if (!on_progress(done, total)) return std::nullopt;
     }
-    done += batch->images();
-    if (on_progress) on_progress(done, total);
   }
+  std::vector<eval::Detection> detections;
+  for (auto& [index, views] : found) {
+    Append(MergeViews(std::move(views), job_.model().roi_head()), ids.at(index),
+           split_.dataset.categories(), &detections);
+  }
+  return detections;
 }
 
-std::optional<EvaluationOutcome> Evaluator::Evaluate(model::FasterRCNN& model,
-                                                     dist::Communicator& control,
-                                                     const OnProgress& on_progress) const {
-  const std::vector<eval::Detection> own =
-      Detect(model, control.rank(), control.size(), on_progress);
-  const std::vector<std::string> gathered = control.AllGatherBytes(Pack(own));
-  if (control.rank() != 0) return std::nullopt;
+EvaluationOutcome Evaluator::Evaluate(model::FasterRCNN& model, dist::Communicator& control,
+                                      const OnProgress& on_progress) const {
+  const std::optional<std::vector<eval::Detection>> own =
+      DetectShare(model, split_.dataset.AllImages(), control.rank(), control.size(), on_progress);
+  std::vector<std::string> gathered =
+      control.AllGatherBytes(own.has_value() ? kComplete + Pack(*own) : std::string());
   EvaluationOutcome outcome;
-  for (const std::string& bytes : gathered) Unpack(bytes, &outcome.detections);
+  outcome.complete = std::none_of(gathered.begin(), gathered.end(),
+                                  [](const std::string& bytes) { return bytes.empty(); });
+  if (!outcome.complete || control.rank() != 0) return outcome;
+  for (const std::string& bytes : gathered) {
+    Unpack(bytes.substr(1), &outcome.detections);
+  }
   eval::SortByImage(&outcome.detections);
   const eval::GroundTruth ground_truth =
       Require(eval::ReadGroundTruth(split_.dataset.path()), base::kExitDataError);

@@ -170,6 +170,7 @@ class Launcher {
       const int signal = ::sigtimedwait(&watched, nullptr, &wait);
       if (signal == SIGINT || signal == SIGTERM) {
         Signal(signal == SIGINT && interrupted_ ? SIGKILL : SIGTERM);
+        asked_ = true;
         interrupted_ = interrupted_ || signal == SIGINT;
       }
       if (first_failure_.has_value() && base::MonotonicNow() >= kill_at_) Signal(SIGKILL);
@@ -221,6 +222,12 @@ class Launcher {
   int Report() const {
     if (!first_failure_.has_value()) return base::kExitCompleted;
     const RankProcess& process = processes_[*first_failure_];
+    const int signal = WIFSIGNALED(*process.status) ? WTERMSIG(*process.status) : 0;
+    if (asked_ && (signal == SIGTERM || signal == SIGKILL)) {
+      // Sent from here, to a rank that was not ready yet to stop by itself or was given no time to.
+      std::fputs("muster-trainer: stopped\n", stderr);
+      return ExitCodeOf(*process.status);
+    }
     if (process.log >= 0) PrintTail(static_cast<int>(*first_failure_), process.log);
     std::fprintf(stderr, "muster-trainer: error: rank %zu %s\n", *first_failure_,
                  Describe(*process.status).c_str());
@@ -231,6 +238,7 @@ class Launcher {
   std::vector<RankProcess> processes_;
   std::optional<size_t> first_failure_;
   absl::Duration kill_at_ = absl::InfiniteDuration();
+  bool asked_ = false;  // to stop
   bool interrupted_ = false;
 };
 

@@ -18,7 +18,7 @@ int main(int argc, char** argv) {
   app.footer("muster-trainer COMMAND --help tells more, with examples.");
   train::Command chosen;
   train::AddTrainCommand(app, arguments, &chosen);
-  train::AddEvaluateCommand(app, &chosen);
+  train::AddEvaluateCommand(app, arguments, &chosen);
   train::AddPredictCommand(app, &chosen);
   train::AddScoreCommand(app, &chosen);
   train::AddInspectCommand(app, &chosen);

@@ -27,12 +27,7 @@ void TrainAsRank(const TrainRequest& request, const dist::RankEnvironment& rank,
                  WorkerReporter& reporter, const StopSignal& stop) {
   const at::Device device = RequireDevice(request.job.resources(), rank.local_rank);
   SetThreads(rank.local_world_size);
-  const dist::ProcessGroupOptions options{
-      .timeout =
-          absl::Milliseconds(TimeUtil::DurationToMilliseconds(request.job.distributed().timeout())),
-      .device = device};
-  const std::unique_ptr<dist::ProcessGroups> groups =
-      Require(dist::JoinProcessGroups(rank, options), base::kExitInternal);
+  const std::unique_ptr<dist::ProcessGroups> groups = JoinRanks(request.job, rank, device);
   Trainer trainer(request, rank, device, *groups, reporter, stop);
   trainer.Run();
 }
@@ -45,6 +40,15 @@ at::Device RequireDevice(const config::v1::Resources& resources, int local_rank)
       Require(dist::RequireCudaDevice(local_rank), base::kExitDeviceError);
   ops::RegisterCudaKernels(plugin.kernels);
   return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(local_rank));
+}
+
+std::unique_ptr<dist::ProcessGroups> JoinRanks(const config::v1::TrainJob& job,
+                                               const dist::RankEnvironment& rank,
+                                               at::Device device) {
+  const dist::ProcessGroupOptions options{
+      .timeout = absl::Milliseconds(TimeUtil::DurationToMilliseconds(job.distributed().timeout())),
+      .device = device};
+  return Require(dist::JoinProcessGroups(rank, options), base::kExitInternal);
 }
 
 void SetThreads(int local_ranks) {

@@ -14,6 +14,14 @@ bool StepVote::finite() const {
 
 double StepAgreement::total() const { return std::accumulate(losses.begin(), losses.end(), 0.0); }
 
+void StepAgreement::AddPass(const StepAgreement& pass, int64_t passes) {
+  for (size_t i = 0; i < losses.size(); ++i) {
+    losses[i] += pass.losses[i] / static_cast<double>(passes);
+  }
+  stop = stop || pass.stop;
+  checkpoint = checkpoint || pass.checkpoint;
+}
+
 std::array<double, 4> LossValues(const model::LossResult& losses) {
   const at::Tensor values = at::stack({losses.loss_rpn_cls.detach(), losses.loss_rpn_bbox.detach(),
                                        losses.loss_cls.detach(), losses.loss_bbox.detach()})

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -13,10 +14,10 @@ namespace muster::train {
 inline constexpr std::array<const char*, 4> kLossNames = {"loss_rpn_cls", "loss_rpn_bbox",
                                                           "loss_cls", "loss_bbox"};
 
-// What a rank brings to a step's agreement.
+// What a rank brings to the agreement on one forward pass.
 struct StepVote {
   std::array<double, 4> losses = {};
-  // It was asked to stop after this step.
+  // It was asked to stop after the running step.
   bool stop = false;
   // It thinks that a checkpoint is due.
   bool checkpoint = false;
@@ -32,6 +33,8 @@ struct StepAgreement {
   std::vector<int> not_finite;        // ranks whose loss is not
 
   double total() const;
+  // Takes one of `passes` passes into the step's: the losses become means over the passes.
+  void AddPass(const StepAgreement& pass, int64_t passes);
 };
 
 // The values of a loss, read from the device at once.

@@ -44,10 +44,12 @@ struct TrainRequest {
   int64_t generation = 0;
 };
 
-// Trains a job's model: every rank makes one and calls Run. A step is forward, agreement with the
-// other ranks (losses, finiteness, stop), backward with averaging of the gradients, clip, SGD.
-// After each epoch: checkpoint, evaluation. Throws TrainingFailure, dist::CollectiveLost or
-// c10::Error.
+// Trains a job's model: every rank makes one and calls Run. A step is schedule.accumulative_counts
+// passes and one update. A pass is forward, agreement with the other ranks (losses, finiteness,
+// stop) and backward over the rank's next images; an update averages the gradients over the passes
+// and the ranks, clips them and takes an SGD step. The last step of an epoch makes do with the
+// passes that are left, and averages over those. After each epoch: checkpoint, evaluation. Throws
+// TrainingFailure, dist::CollectiveLost or c10::Error.
 class Trainer {
  public:
   // Joins nothing itself: `groups`, `reporter` and `stop` outlive the trainer.
@@ -57,7 +59,8 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  // To the end of the job, or until a stop is agreed on.
+  // To the end of the job, or until a stop is agreed on. A stop leaves a checkpoint of the last
+  // step; an evaluation that it cut short is made up for by the run that resumes.
   void Run();
 
  private:
@@ -70,19 +73,29 @@ class Trainer {
   // Weights and buffers of rank 0 to all, so that nothing that differs in how a rank built them
   // stays.
   void BroadcastModel(bool buffers_only);
+  // Passes and steps of the running epoch that are left.
+  int64_t PassesLeft() const;
+  int64_t StepsLeft() const;
+  int64_t StepsPerEpoch() const;
   // Steps after which the run ends.
   int64_t TotalSteps() const;
+  bool StopAsked() const { return stop_.received() || reporter_.stop_requested(); }
 
   void StartEpoch();
   StepResult Step();
-  // Checkpoint and, where it is due, evaluation of the epoch that was just completed.
-  void FinishEpoch(bool evaluate);
+  // Checkpoint and, where it is due, evaluation of the epoch that was just completed. False when
+  // the run is to stop.
+  bool FinishEpoch(bool evaluate);
   bool EvaluationDue(int epoch) const;
-  void Evaluate();
+  // False when it was cut short by a stop.
+  bool Evaluate();
 
+  model::LossResult Forward(const std::shared_ptr<data::Batch>& batch);
   StepAgreement AgreeOn(const model::LossResult& losses, const data::Batch& batch);
   [[noreturn]] void FailNotFinite(const StepVote& vote, const StepAgreement& agreement,
                                   const data::Batch& batch);
+  // Clips and updates; returns the gradients' norm.
+  double Update(double rate);
   bool CheckpointDueByTime() const;
   void SaveCheckpoint(const std::string& file);
   void RecordStep(const PhaseClock& clock, const StepAgreement& agreement, double rate,
@@ -111,11 +124,10 @@ class Trainer {
   std::unique_ptr<TrainingLog> log_;          // rank 0
 
   TrainingPosition position_;
-  int64_t steps_per_epoch_ = 0;
-  // Of the running epoch.
-  std::unique_ptr<data::EpochPlan> plan_;
-  std::unique_ptr<ops::RandomIndexSampler> sampler_;
-  double rate_ = 0;
+  int64_t chunks_per_epoch_ = 0;
+  // Of a whole step of all ranks.
+  int64_t images_per_step_ = 0;
+  std::unique_ptr<ops::RandomIndexSampler> sampler_;  // of the running epoch
   // Losses, learning rate and gradient norm of the last step; every report repeats them.
   v1::TrainProgress last_step_;
   // Of this process.

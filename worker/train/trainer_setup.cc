@@ -9,10 +9,16 @@
 #include "common/config/render.h"
 #include "worker/data/transforms.h"
 #include "worker/train/failure.h"
+#include "worker/train/starting_weights.h"
 #include "worker/train/trainer.h"
 
 // What happens before the first step.
 namespace muster::train {
+namespace {
+
+int64_t DivideUp(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
+
+}  // namespace
 
 Trainer::Trainer(const TrainRequest& request, const dist::RankEnvironment& rank, at::Device device,
                  const dist::ProcessGroups& groups, WorkerReporter& reporter,
@@ -26,9 +32,11 @@ Trainer::Trainer(const TrainRequest& request, const dist::RankEnvironment& rank,
       reporter_(reporter),
       stop_(stop),
       data_(OpenJobData(job_, request_.data_roots)) {
-  steps_per_epoch_ =
-      data::StepsPerEpoch(data_.train.dataset, data_.train_images,
-                          static_cast<int>(job_.data().images_per_rank()), control_.size());
+  chunks_per_epoch_ = data::StepsPerEpoch(data_.train.dataset, data_.train_images,
+                                          static_cast<int>(job_.data().images_per_rank()),
+                                          /*world=*/1, data::GroupingOf(job_));
+  images_per_step_ = static_cast<int64_t>(job_.data().images_per_rank()) *
+                     job_.schedule().accumulative_counts() * control_.size();
 
   data::DataLoader::Options options;
   options.pipeline = Require(data::TrainingPipeline(job_), base::kExitBadConfig);
@@ -50,7 +58,9 @@ void Trainer::BuildModel() {
   if (!job_.model().load_from().empty()) {
     const std::filesystem::path path = Require(
         ResolveDataRoot(job_.model().load_from(), request_.data_roots), base::kExitCheckpointError);
-    Require(LoadStartingWeights(path, *model_), base::kExitCheckpointError);
+    const LoadedWeights loaded =
+        Require(LoadStartingWeights(path, *model_), base::kExitCheckpointError);
+    if (control_.rank() == 0) LogStartingWeights(path, loaded);
   }
   model_->to(device_);
   if (control_.size() > 1) model_->SetSyncBatchNormCommunicator(groups_.sync_batch_norm());
@@ -60,13 +70,14 @@ void Trainer::BuildModel() {
 void Trainer::BuildOptimizer() {
   // The reducer's buckets first: they must not depend on where training resumes.
   reducer_ = std::make_unique<dist::GradientReducer>(
-      model_->parameters(), groups_, static_cast<int64_t>(job_.distributed().bucket_cap_bytes()));
+      model_->TrainableParameters(), groups_,
+      static_cast<int64_t>(job_.distributed().bucket_cap_bytes()));
   const config::v1::SGD& optimizer = job_.schedule().optimizer();
   sgd_ = std::make_unique<Sgd>(
-      model_->parameters(),
+      model_->TrainableParameters(),
       Sgd::Options{.momentum = optimizer.momentum(), .weight_decay = optimizer.weight_decay()});
-  schedule_ = std::make_unique<LrSchedule>(
-      job_.schedule(), static_cast<int>(job_.data().images_per_rank()) * control_.size());
+  schedule_ = std::make_unique<LrSchedule>(job_.schedule(), images_per_step_);
+  position_.first_images_per_step = images_per_step_;
 
   const std::optional<Snapshot> snapshot =
       ReceiveSnapshot(request_.resume, request_.output, control_);
@@ -103,14 +114,14 @@ void Trainer::OpenOutput() {
       base::kExitUsage);
   log_ = Require(TrainingLog::Open({.folder = request_.output,
                                     .total_epochs = static_cast<int>(job_.schedule().epochs()),
-                                    .steps_per_epoch = steps_per_epoch_,
+                                    .steps_per_epoch = StepsPerEpoch(),
                                     .total_steps = TotalSteps()},
                                    position_.step),
                  base::kExitUsage);
   base::Log(base::LogSeverity::kInfo, "trainer",
             position_.step > 0 ? "training resumes" : "training starts",
             {{"ranks", control_.size()},
-             {"images_per_rank", job_.data().images_per_rank()},
+             {"images_per_step", images_per_step_},
              {"training_images", data_.train_images.size()},
              {"validation_images", data_.val.dataset.images().size()},
              {"step", position_.step},
@@ -146,16 +157,26 @@ void Trainer::BroadcastModel(bool buffers_only) {
   }
 }
 
+int64_t Trainer::PassesLeft() const {
+  const int64_t chunks = std::max<int64_t>(0, chunks_per_epoch_ - position_.cursor);
+  return DivideUp(chunks, control_.size());
+}
+
+int64_t Trainer::StepsLeft() const {
+  return DivideUp(PassesLeft(), job_.schedule().accumulative_counts());
+}
+
+int64_t Trainer::StepsPerEpoch() const {
+  return DivideUp(DivideUp(chunks_per_epoch_, control_.size()),
+                  job_.schedule().accumulative_counts());
+}
+
 int64_t Trainer::TotalSteps() const {
   // A job that was resumed with another number of ranks did its first epochs in other steps.
-  const int64_t left_in_epoch =
-      position_.cursor == 0
-          ? steps_per_epoch_
-          : std::max<int64_t>(0, steps_per_epoch_ - position_.cursor / control_.size());
   const int64_t epochs = job_.schedule().epochs();
   int64_t total = position_.step;
   if (position_.epoch < epochs) {
-    total += left_in_epoch + (epochs - position_.epoch - 1) * steps_per_epoch_;
+    total += StepsLeft() + (epochs - position_.epoch - 1) * StepsPerEpoch();
   }
   return request_.max_steps.has_value() ? std::min(total, *request_.max_steps) : total;
 }

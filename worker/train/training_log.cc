@@ -91,10 +91,26 @@ void TrainingLog::AddStep(const StepRecord& record) {
   sums_.data_duration += record.data_duration;
   if (steps_ >= kStepsPerLine || sums_.duration >= kTimePerLine ||
       record.step_in_epoch == options_.steps_per_epoch) {
+    bar_.Clear();
     PrintLine(record);
     steps_ = 0;
     sums_ = {};
   }
+  if (bar_epoch_ != record.epoch) {
+    bar_epoch_ = record.epoch;
+    bar_.Start(absl::StrCat("epoch ", record.epoch, "/", options_.total_epochs));
+  }
+  bar_.Update(record.step_in_epoch, options_.steps_per_epoch,
+              absl::StrFormat("loss %.4f, %.1f images/s, %s left", record.loss, images_per_second(),
+                              FormatEta(eta(record.step))));
+}
+
+void TrainingLog::ShowEvaluation(int64_t done, int64_t total) {
+  if (bar_epoch_ != 0) {
+    bar_epoch_ = 0;
+    bar_.Start("evaluating");
+  }
+  bar_.Update(done, total);
 }
 
 void TrainingLog::PrintLine(const StepRecord& record) {
@@ -112,6 +128,7 @@ void TrainingLog::PrintLine(const StepRecord& record) {
 }
 
 void TrainingLog::AddEvaluation(const eval::CocoResult& result, int epoch, int64_t step) {
+  bar_.Clear();
   nlohmann::ordered_json line;
   line["mode"] = "val";
   line["epoch"] = epoch;

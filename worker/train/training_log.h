@@ -12,6 +12,7 @@
 
 #include "muster/v1/progress.pb.h"
 #include "worker/eval/coco_eval.h"
+#include "worker/train/progress_bar.h"
 
 namespace muster::train {
 
@@ -30,7 +31,8 @@ struct StepRecord {
 };
 
 // Rank 0's record of a run: metrics.jsonl, one line a step and one an evaluation, and about every
-// 10 seconds or 50 steps a line to standard error in mmdetection's form.
+// 10 seconds or 50 steps a line to standard error in mmdetection's form; on a terminal also a
+// progress bar.
 class TrainingLog {
  public:
   struct Options {
@@ -45,6 +47,8 @@ class TrainingLog {
                                                            int64_t resume_step);
 
   void AddStep(const StepRecord& record);
+  // Moves the progress bar of a running evaluation.
+  void ShowEvaluation(int64_t done, int64_t total);
   void AddEvaluation(const eval::CocoResult& result, int epoch, int64_t step);
 
   // Over the last steps; 0 before the first.
@@ -57,6 +61,8 @@ class TrainingLog {
 
   const Options options_;
   std::ofstream file_;
+  ProgressBar bar_{""};
+  int bar_epoch_ = -1;  // that it shows; 0: an evaluation
   // Since the last line.
   int steps_ = 0;
   StepRecord sums_;

@@ -18,7 +18,7 @@ using Command = std::function<int()>;
 
 // `arguments`, all that follow the program's name, are what its ranks are started with.
 void AddTrainCommand(CLI::App& app, const std::vector<std::string>& arguments, Command* chosen);
-void AddEvaluateCommand(CLI::App& app, Command* chosen);
+void AddEvaluateCommand(CLI::App& app, const std::vector<std::string>& arguments, Command* chosen);
 void AddPredictCommand(CLI::App& app, Command* chosen);
 void AddScoreCommand(CLI::App& app, Command* chosen);
 void AddInspectCommand(CLI::App& app, Command* chosen);

@@ -5,9 +5,9 @@
 #include "common/config/defaults.h"
 #include "common/config/load.h"
 #include "common/config/validate.h"
-#include "worker/train/checkpoint.h"
 #include "worker/train/commands/commands.h"
 #include "worker/train/failure.h"
+#include "worker/train/starting_weights.h"
 #include <nlohmann/json.hpp>
 
 namespace muster::train {
@@ -43,9 +43,8 @@ config::v1::TrainJob LoadJob(const ConfigOptions& options) {
 
 model::FasterRCNN LoadModel(const config::v1::TrainJob& job,
                             const std::filesystem::path& checkpoint, at::Device device) {
-  const NamedTensors weights = Require(ReadWeights(checkpoint), base::kExitCheckpointError);
   model::FasterRCNN model(job.model(), job.seed());
-  Require(LoadStateDict(weights, checkpoint.string(), *model), base::kExitCheckpointError);
+  Require(LoadDetector(checkpoint, *model), base::kExitCheckpointError);
   model->to(device);
   model->eval();
   return model;

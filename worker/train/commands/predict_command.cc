@@ -74,8 +74,9 @@ int Predict(const PredictOptions& options) {
   {
     ProgressBar bar("detecting");
     detections =
-        Evaluator(job, split, device).Detect(model, images, 0, 1, [&](int64_t done, int64_t total) {
+        *Evaluator(job, split, device).Detect(model, images, [&bar](int64_t done, int64_t total) {
           bar.Update(done, total);
+          return true;
         });
   }
   eval::SortByImage(&detections);

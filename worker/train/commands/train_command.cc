@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "common/base/log.h"
+#include "worker/checkpoint/checkpoint_list.h"
 #include "worker/train/checkpoint.h"
 #include "worker/train/commands/commands.h"
 #include "worker/train/failure.h"
@@ -39,7 +40,8 @@ int64_t GenerationFromEnvironment() {
 
 // A second run into the same folder would mix with the first one's checkpoints.
 void RefuseUsedOutput(const TrainOptions& options) {
-  const std::vector<v1::Checkpoint> checkpoints = ListCheckpoints(options.output);
+  const std::vector<v1::Checkpoint> checkpoints =
+      checkpoint::ListCheckpoints(options.output, "trainer");
   if (checkpoints.empty()) return;
   throw TrainingFailure(
       base::kExitUsage,

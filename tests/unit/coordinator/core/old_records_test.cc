@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "coordinator/core/cluster_state.h"
 #include "tests/support/cluster_driver.h"
@@ -17,6 +19,7 @@ using v1::AllocationStatus;
 using v1::Job;
 
 constexpr absl::Duration kTick = absl::Milliseconds(250);
+constexpr char kNode[] = "a";
 
 // A store of a release that knew none of these fields, and jobs whose configs have no limits.
 class OldRecordTest : public ::testing::Test {
@@ -32,7 +35,7 @@ class OldRecordTest : public ::testing::Test {
     record.set_started(state != Job::STATE_STARTING);
     internal::GenerationRecord* generation = record.add_generations();
     generation->set_generation(1);
-    generation->add_nodes("a");
+    *generation->add_nodes() = std::string(kNode);
     record.add_shares()->set_node("a");
     record.mutable_shares(0)->add_ranks(0);
     return record;
@@ -81,10 +84,11 @@ TEST_F(OldRecordTest, EndingGenerationHasItsLimitFromTheStart) {
   EXPECT_EQ(job().state(), Job::STATE_RESTARTING);
   Advance(kTick);
   EXPECT_EQ(job().state(), Job::STATE_QUEUED);
-  EXPECT_THAT(
-      state_->EventsAfter("jobs/j", 0),
-      Contains(::testing::Property(&v1::JobEvent::message,
-                                   HasSubstr("has not ended its part of the job within 30 s"))));
+  std::vector<std::string> messages;
+  for (const v1::JobEvent& event : state_->EventsAfter("jobs/j", 0)) {
+    messages.push_back(event.message());
+  }
+  EXPECT_THAT(messages, Contains(HasSubstr("has not ended its part of the job within 30 s")));
 }
 
 TEST_F(OldRecordTest, QueuedJobIsPlacedAtOnceAndFailuresAreRetriedAtOnce) {

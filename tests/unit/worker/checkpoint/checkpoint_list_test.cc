@@ -80,7 +80,7 @@ TEST_F(CheckpointListTest, DamagedOnesAreLoggedAndLeftOut) {
 }
 
 TEST_F(CheckpointListTest, AFolderThatIsNotThereHoldsNone) {
-  EXPECT_THAT(ListCheckpoints(folder_ / "absent", "tester"), IsEmpty());
+  EXPECT_TRUE(ListCheckpoints(folder_ / "absent", "tester").empty());
 }
 
 }  // namespace

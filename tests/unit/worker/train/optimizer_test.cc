@@ -79,6 +79,13 @@ TEST(LrScheduleTest, ScalesToTheBatchWhereAReferenceIsGiven) {
   config::v1::Schedule config = ExampleSchedule();
   config.mutable_optimizer()->set_reference_batch(16);
   EXPECT_DOUBLE_EQ(LrSchedule(config, 4).At(1000, 0), 0.005);
+  EXPECT_DOUBLE_EQ(LrSchedule(config, 32).At(1000, 0), 0.04);
+}
+
+TEST(LrScheduleTest, WarmsUpByFractionsOfAStep) {
+  const LrSchedule schedule(ExampleSchedule(), 16);
+  EXPECT_NEAR(schedule.At(62.5, 0), 0.02 * (1 - (1 - 0.125) * 2 / 3), 1e-12);
+  EXPECT_LT(schedule.At(499.5, 0), 0.02);
 }
 
 }  // namespace
