@@ -10,4 +10,5 @@ muster_test(SRC unit/coordinator/service/api_test.cc LABELS unit DEPS muster::co
 muster_test(SRC unit/coordinator/store/state_store_contract_test.cc LABELS unit DEPS muster::coordinator_store muster::testing)
 muster_test(SRC unit/coordinator/service/program_test.cc LABELS unit DEPS muster::base muster::proto_grpc muster::process
   muster::testing PROGRAMS muster-coordinator)
-muster_test(SRC unit/coordinator/core/simulation_test.cc LABELS unit DEPS muster::cluster_driver)
+# Thousands of simulated events; several times slower under a sanitizer.
+muster_test(SRC unit/coordinator/core/simulation_test.cc LABELS unit TIMEOUT 300 DEPS muster::cluster_driver)
