@@ -170,14 +170,6 @@ void DataLoader::Open() {
   pending->batch->Resize(static_cast<int>(pending->samples.size()),
                          BatchSize(options_.pipeline, pending->plans));
   pending->batch->samples.resize(pending->samples.size());
-  // mmdetection 3 pads to a fixed size (its Pad transform) before it notes the padded size; 0.6's
-  // collate pads after. Anchors over the padding are trained, as background, where it is noted.
-  if (options_.pipeline.canvas.has_value() &&
-      options_.pipeline.box_scaling == BoxScaling::kPerAxis) {
-    for (ImagePlan& plan : pending->plans) {
-      plan.padded = {pending->batch->width(), pending->batch->height()};
-    }
-  }
   pending_.push_back(std::move(pending));
 }
 

@@ -135,17 +135,16 @@ int64_t StepsPerEpoch(const CocoDataset& dataset, absl::Span<const int> images, 
 
 Schedule EvaluationBatches(const CocoDataset& dataset, absl::Span<const int> images,
                            int images_per_rank, int rank, int world) {
+  const auto batch_size = static_cast<size_t>(images_per_rank);
   Schedule schedule;
-  int64_t position = 0;
+  int64_t batch = 0;
   for (const std::vector<int>& group : SplitByAspect(dataset, images)) {
-    bool new_batch = true;
-    for (const int image : group) {
-      if (position++ % world != rank) continue;
-      if (new_batch || schedule.back().size() == static_cast<size_t>(images_per_rank)) {
-        schedule.emplace_back();
-        new_batch = false;
+    for (size_t first = 0; first < group.size(); first += batch_size) {
+      if (batch++ % world != rank) continue;
+      schedule.emplace_back();
+      for (size_t i = first; i < std::min(first + batch_size, group.size()); ++i) {
+        schedule.back().push_back({.dataset_index = group[i], .sample_id = group[i]});
       }
-      schedule.back().push_back({.dataset_index = image, .sample_id = image});
     }
   }
   return schedule;

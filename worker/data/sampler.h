@@ -79,9 +79,11 @@ class EpochPlan {
 int64_t StepsPerEpoch(const CocoDataset& dataset, absl::Span<const int> images, int images_per_rank,
                       int world, Grouping grouping = Grouping::kFilledGroups);
 
-// Each image once, over all ranks: `images` ordered by aspect group, of which rank r takes the
-// r-th, the (r + world)-th, ... A batch holds at most images_per_rank images and one aspect group;
-// ranks may have different numbers of batches, also none.
+// Each image once, over all ranks: `images` ordered by aspect group and cut into batches of at most
+// images_per_rank images of one group, of which rank r takes the r-th, the (r + world)-th, ...
+// Batches and not images are shared out: what is in a batch with an image may change its padding
+// and, by the order of additions, its last bits. Ranks may have different numbers of batches, also
+// none.
 Schedule EvaluationBatches(const CocoDataset& dataset, absl::Span<const int> images,
                            int images_per_rank, int rank, int world);
 

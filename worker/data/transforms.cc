@@ -170,6 +170,11 @@ Scale DrawScale(const PipelineOptions& options, CounterRandom random) {
   return scale;
 }
 
+Size Along(const Scale& canvas, bool landscape) {
+  return landscape ? Size{canvas.long_side, canvas.short_side}
+                   : Size{canvas.short_side, canvas.long_side};
+}
+
 // How much the augmented image of `size` is enlarged.
 double Factor(const PipelineOptions& options, Scale scale, Size size, bool landscape) {
   const double longer = std::max(size.width, size.height);
@@ -210,6 +215,8 @@ std::optional<ImagePlan> PlanImage(const PipelineOptions& options, const Dataset
   plan.padded = {RoundUp(plan.resized.width, options.size_divisor),
                  RoundUp(plan.resized.height, options.size_divisor)};
   const bool scalar = options.box_scaling == BoxScaling::kScalar;
+  // mmdetection 3 notes the canvas as the padded size (BatchFixedSizePad), 0.6's collate does not.
+  if (options.canvas.has_value() && !scalar) plan.padded = Along(*options.canvas, plan.landscape);
   plan.scale_w = scalar ? plan.factor : static_cast<double>(plan.resized.width) / size.width;
   plan.scale_h = scalar ? plan.factor : static_cast<double>(plan.resized.height) / size.height;
   for (Box& box : plan.objects.boxes) box = TransformBox(options, plan, box);
@@ -224,9 +231,7 @@ Size BatchSize(const PipelineOptions& options, absl::Span<const ImagePlan> image
     largest.height = std::max(largest.height, image.padded.height);
   }
   if (!options.canvas.has_value()) return largest;
-  const Scale& canvas = *options.canvas;
-  return !images.empty() && images.front().landscape ? Size{canvas.long_side, canvas.short_side}
-                                                     : Size{canvas.short_side, canvas.long_side};
+  return Along(*options.canvas, !images.empty() && images.front().landscape);
 }
 
 Box TransformBox(const PipelineOptions& options, const ImagePlan& plan, const Box& box) {

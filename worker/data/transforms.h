@@ -61,7 +61,9 @@ struct ImagePlan {
   Augmentation augmentation;
   // Augmented and resized.
   Size resized;
-  Size padded;        // `resized`, rounded up to multiples of size_divisor
+  // Where anchors are valid: `resized`, rounded up to multiples of size_divisor; the canvas, where
+  // there is one, with BoxScaling::kPerAxis.
+  Size padded;
   double factor = 1;  // min(long / longer side, short / shorter side) of the augmented image
   // resized / augmented size per axis, or `factor` twice with BoxScaling::kScalar.
   double scale_w = 1;
