@@ -76,13 +76,7 @@ class Hosts {
   void KillWorkerAndTrainers(int host) {
     workers_.at(host)->Signal(SIGKILL);
     workers_.at(host)->Wait(absl::Seconds(10));
-    EXPECT_TRUE(testing::WaitUntil(
-        [&] {
-          const std::vector<pid_t> left = testing::ProcessesWith(StateFolder(host).string() + "/");
-          for (const pid_t pid : left) kill(pid, SIGKILL);
-          return left.empty();
-        },
-        absl::Seconds(10)));
+    EXPECT_TRUE(testing::KillProcessesWith(StateFolder(host).string() + "/"));
   }
 
   Finished Muster(std::vector<std::string> arguments,

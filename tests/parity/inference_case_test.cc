@@ -28,22 +28,6 @@ class InferenceCase : public ::testing::TestWithParam<ParityCase> {
     return expected_.at(kind + ".img" + std::to_string(image) + "." + field);
   }
 
-  std::vector<at::Tensor> Levels(const std::string& prefix) const {
-    std::vector<at::Tensor> levels;
-    while (expected_.has(prefix + std::to_string(levels.size()))) {
-      levels.push_back(expected_.at(prefix + std::to_string(levels.size())));
-    }
-    return levels;
-  }
-
-  void CheckLevels(const std::string& prefix, const std::vector<at::Tensor>& actual) const {
-    const Comparison compare(tolerance());
-    for (size_t i = 0; i < actual.size(); ++i) {
-      const std::string name = prefix + std::to_string(i);
-      compare.Check(name, actual[i], expected_.at(name));
-    }
-  }
-
   bool HasTiedProposals(size_t image) const {
     const at::Tensor& scores = OfImage("proposals", image, "scores");
     const int64_t count = scores.size(0);
@@ -72,13 +56,15 @@ int64_t CountTwins(const model::Detections& found, const at::Tensor& boxes,
 TEST_P(InferenceCase, StageByStage) {
   torch::NoGradGuard no_grad;
   const Comparison compare(tolerance());
-  CheckLevels("backbone.out", model_->backbone->forward(batch_.images));
-  CheckLevels("neck.out", model_->neck->forward(Levels("backbone.out")));
-  const std::vector<at::Tensor> levels = Levels("neck.out");
+  CheckLevels(compare, expected_, "backbone.out", model_->backbone->forward(batch_.images));
+  CheckLevels(compare, expected_, "neck.out",
+              model_->neck->forward(LevelsOf(expected_, "backbone.out")));
+  const std::vector<at::Tensor> levels = LevelsOf(expected_, "neck.out");
   const model::RpnOutput rpn = model_->rpn_head->forward(levels);
-  CheckLevels("rpn.cls", rpn.cls);
-  CheckLevels("rpn.reg", rpn.reg);
-  const model::RpnOutput reference_rpn{Levels("rpn.cls"), Levels("rpn.reg")};
+  CheckLevels(compare, expected_, "rpn.cls", rpn.cls);
+  CheckLevels(compare, expected_, "rpn.reg", rpn.reg);
+  const model::RpnOutput reference_rpn{LevelsOf(expected_, "rpn.cls"),
+                                       LevelsOf(expected_, "rpn.reg")};
   for (size_t i = 0; i < batch_.targets.size(); ++i) {
     const model::Proposals found =
         model_->rpn_head->Propose(reference_rpn, static_cast<int64_t>(i), batch_.targets[i].img_h,
@@ -87,15 +73,8 @@ TEST_P(InferenceCase, StageByStage) {
                      {OfImage("proposals", i, "bboxes"), OfImage("proposals", i, "scores")});
   }
 
+  CheckRoiForward(compare, expected_, model_->roi_head, levels);
   const at::Tensor& rois = expected_.at("roi.rois");
-  compare.CheckEqual("roi.levels", ops::RoiLevels(rois, 4), expected_.at("roi.levels"));
-  const at::Tensor pooled = model_->roi_head->Pool(levels, rois);
-  const at::Tensor& first = expected_.at("roi.feats_first");
-  compare.Check("roi.feats_first", pooled.slice(0, 0, first.size(0)), first);
-  compare.Check("roi.feats_mean", pooled.mean({1, 2, 3}), expected_.at("roi.feats_mean"));
-  const model::RoiOutput output = model_->roi_head->forward(levels, rois);
-  compare.Check("roi.cls_score", output.cls_score, expected_.at("roi.cls_score"));
-  compare.Check("roi.bbox_pred", output.bbox_pred, expected_.at("roi.bbox_pred"));
   for (size_t i = 0; i < batch_.targets.size(); ++i) {
     const at::Tensor of_image = rois.select(1, 0).eq(static_cast<double>(i)).nonzero().select(1, 0);
     const model::Detections found =

@@ -100,13 +100,7 @@ void LocalCluster::KillWorkerAlone(int index) {
 void LocalCluster::KillWorkerAndTrainers(int index) {
   workers_.at(index)->Signal(SIGKILL);
   workers_.at(index)->Wait(absl::Seconds(10));
-  WaitUntil(
-      [&] {
-        const std::vector<pid_t> left = ProcessesWith(StateFolder(index).string() + "/");
-        for (const pid_t pid : left) kill(pid, SIGKILL);
-        return left.empty();
-      },
-      absl::Seconds(10));
+  KillProcessesWith(StateFolder(index).string() + "/");
 }
 
 std::string LocalCluster::WorkerOutput(int index) const { return workers_.at(index)->Output(); }

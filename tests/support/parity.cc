@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 
 #include "common/config/defaults.h"
+#include "worker/ops/roi_align.h"
 #include <nlohmann/json.hpp>
 
 namespace muster::testing {
@@ -54,6 +55,36 @@ at::Tensor NormalizeImages(const SafetensorsFile& file, at::ScalarType type) {
 
 QuietComparisons::QuietComparisons() { ++quiet_comparisons; }
 QuietComparisons::~QuietComparisons() { --quiet_comparisons; }
+
+std::vector<at::Tensor> LevelsOf(const SafetensorsFile& reference, const std::string& prefix) {
+  std::vector<at::Tensor> levels;
+  while (reference.has(prefix + std::to_string(levels.size()))) {
+    levels.push_back(reference.at(prefix + std::to_string(levels.size())));
+  }
+  return levels;
+}
+
+void CheckLevels(const Comparison& compare, const SafetensorsFile& reference,
+                 const std::string& prefix, const std::vector<at::Tensor>& actual) {
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const std::string name = prefix + std::to_string(i);
+    compare.Check(name, actual[i], reference.at(name));
+  }
+}
+
+void CheckRoiForward(const Comparison& compare, const SafetensorsFile& reference,
+                     model::RoIHead roi_head, const std::vector<at::Tensor>& maps) {
+  constexpr int64_t kPooledLevels = 4;
+  const at::Tensor& rois = reference.at("roi.rois");
+  compare.CheckEqual("roi.levels", ops::RoiLevels(rois, kPooledLevels), reference.at("roi.levels"));
+  const at::Tensor pooled = roi_head->Pool(maps, rois);
+  const at::Tensor& first = reference.at("roi.feats_first");
+  compare.Check("roi.feats_first", pooled.slice(0, 0, first.size(0)), first);
+  compare.Check("roi.feats_mean", pooled.mean({1, 2, 3}), reference.at("roi.feats_mean"));
+  const model::RoiOutput output = roi_head->forward(maps, rois);
+  compare.Check("roi.cls_score", output.cls_score, reference.at("roi.cls_score"));
+  compare.Check("roi.bbox_pred", output.bbox_pred, reference.at("roi.bbox_pred"));
+}
 
 void PrintComparison(const std::string& line) {
   if (quiet_comparisons == 0) std::puts(line.c_str());

@@ -42,6 +42,15 @@ class QuietComparisons {
 // Prints a comparison's line, if no QuietComparisons lives.
 void PrintComparison(const std::string& line);
 
+// The reference's tensors prefix0, prefix1, ...; and ours against them.
+std::vector<at::Tensor> LevelsOf(const SafetensorsFile& reference, const std::string& prefix);
+void CheckLevels(const Comparison& compare, const SafetensorsFile& reference,
+                 const std::string& prefix, const std::vector<at::Tensor>& actual);
+
+// Levels, pooled features and outputs of the reference's RoIs, over its own maps.
+void CheckRoiForward(const Comparison& compare, const SafetensorsFile& reference,
+                     model::RoIHead roi_head, const std::vector<at::Tensor>& maps);
+
 // Boxes (N, 4) and their scores (N), best first.
 struct RankedBoxes {
   at::Tensor boxes;

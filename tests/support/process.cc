@@ -105,6 +105,16 @@ std::vector<pid_t> ProcessesWith(const std::string& text) {
   return found;
 }
 
+bool KillProcessesWith(const std::string& text) {
+  return WaitUntil(
+      [&] {
+        const std::vector<pid_t> left = ProcessesWith(text);
+        for (const pid_t pid : left) kill(pid, SIGKILL);
+        return left.empty();
+      },
+      absl::Seconds(10));
+}
+
 void PauseBeforeNextLook() { poll(nullptr, 0, 20); }
 
 }  // namespace muster::testing

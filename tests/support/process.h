@@ -47,6 +47,8 @@ Finished Run(const std::vector<std::string>& arguments, absl::Duration timeout,
 
 // Processes whose command line contains `text`, by /proc; zombies do not count.
 std::vector<pid_t> ProcessesWith(const std::string& text);
+// SIGKILL to all of them, until none is left; false when some are after 10 s.
+bool KillProcessesWith(const std::string& text);
 
 // True as soon as `condition` holds; false when it does not within `timeout`. For conditions that
 // no event tells of (files and processes of other programs).

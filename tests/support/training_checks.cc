@@ -10,13 +10,10 @@
 
 #include "absl/strings/str_format.h"
 
-#include "worker/ops/roi_align.h"
 #include <nlohmann/json.hpp>
 
 namespace muster::testing {
 namespace {
-
-constexpr int64_t kPooledLevels = 4;
 
 bool StartsWith(const std::string& text, const std::string& prefix) {
   return text.rfind(prefix, 0) == 0;
@@ -64,16 +61,8 @@ const at::Tensor& TrainingChecks::OfImage(const std::string& kind, size_t image,
   return expected_.at(kind + ".img" + std::to_string(image) + "." + field);
 }
 
-TrainingChecks::Tensors TrainingChecks::ExpectedLevels(const std::string& prefix) const {
-  Tensors levels;
-  while (expected_.has(prefix + std::to_string(levels.size()))) {
-    levels.push_back(Expected(prefix, levels.size()));
-  }
-  return levels;
-}
-
 TrainingChecks::Tensors TrainingChecks::LeafLevels(const std::string& prefix) const {
-  Tensors levels = ExpectedLevels(prefix);
+  Tensors levels = LevelsOf(expected_, prefix);
   for (at::Tensor& level : levels) level = level.clone().requires_grad_(true);
   return levels;
 }
@@ -83,13 +72,6 @@ at::Tensor TrainingChecks::State(const std::string& name) const {
   return found != states_.end() ? found->second : at::Tensor();
 }
 
-void TrainingChecks::CheckLevels(const Comparison& compare, const std::string& prefix,
-                                 const Tensors& actual) {
-  for (size_t i = 0; i < actual.size(); ++i) {
-    compare.Check(prefix + std::to_string(i), actual[i], Expected(prefix, i));
-  }
-}
-
 void TrainingChecks::CheckForward() {
   ResetModel();
   torch::NoGradGuard no_grad;
@@ -97,28 +79,20 @@ void TrainingChecks::CheckForward() {
   // The oracle's lean files leave the backbone's maps out: there the neck's have ours behind them.
   const Tensors maps = model_->backbone->forward(batch_.images);
   const bool lean = !expected_.has("backbone.out0");
-  if (!lean) CheckLevels(compare, "backbone.out", maps);
-  CheckLevels(compare, "neck.out",
-              model_->neck->forward(lean ? maps : ExpectedLevels("backbone.out")));
-  const Tensors levels = ExpectedLevels("neck.out");
+  if (!lean) CheckLevels(compare, expected_, "backbone.out", maps);
+  CheckLevels(compare, expected_, "neck.out",
+              model_->neck->forward(lean ? maps : LevelsOf(expected_, "backbone.out")));
+  const Tensors levels = LevelsOf(expected_, "neck.out");
   const model::RpnOutput rpn = model_->rpn_head->forward(levels);
-  CheckLevels(compare, "rpn.cls", rpn.cls);
-  CheckLevels(compare, "rpn.reg", rpn.reg);
+  CheckLevels(compare, expected_, "rpn.cls", rpn.cls);
+  CheckLevels(compare, expected_, "rpn.reg", rpn.reg);
   CheckProposals();
 
-  const at::Tensor& rois = expected_.at("roi.rois");
-  compare.CheckEqual("roi.levels", ops::RoiLevels(rois, kPooledLevels), expected_.at("roi.levels"));
-  const at::Tensor pooled = model_->roi_head->Pool(levels, rois);
-  const at::Tensor& first = expected_.at("roi.feats_first");
-  compare.Check("roi.feats_first", pooled.slice(0, 0, first.size(0)), first);
-  compare.Check("roi.feats_mean", pooled.mean({1, 2, 3}), expected_.at("roi.feats_mean"));
-  const model::RoiOutput output = model_->roi_head->forward(levels, rois);
-  compare.Check("roi.cls_score", output.cls_score, expected_.at("roi.cls_score"));
-  compare.Check("roi.bbox_pred", output.bbox_pred, expected_.at("roi.bbox_pred"));
+  CheckRoiForward(compare, expected_, model_->roi_head, levels);
 }
 
 void TrainingChecks::CheckProposals() {
-  const model::RpnOutput rpn{ExpectedLevels("rpn.cls"), ExpectedLevels("rpn.reg")};
+  const model::RpnOutput rpn{LevelsOf(expected_, "rpn.cls"), LevelsOf(expected_, "rpn.reg")};
   for (size_t i = 0; i < batch_.targets.size(); ++i) {
     const model::Proposals found =
         model_->rpn_head->Propose(rpn, static_cast<int64_t>(i), batch_.targets[i].img_h,
@@ -145,8 +119,8 @@ TrainingChecks::Tensors TrainingChecks::CheckHeadsBackward() {
   Tensors outputs = rpn.cls;
   outputs.insert(outputs.end(), rpn.reg.begin(), rpn.reg.end());
   outputs.insert(outputs.end(), {roi.cls_score, roi.bbox_pred});
-  Tensors gradients = ExpectedLevels("grad.rpn.cls");
-  const Tensors regression = ExpectedLevels("grad.rpn.reg");
+  Tensors gradients = LevelsOf(expected_, "grad.rpn.cls");
+  const Tensors regression = LevelsOf(expected_, "grad.rpn.reg");
   gradients.insert(gradients.end(), regression.begin(), regression.end());
   gradients.insert(gradients.end(),
                    {expected_.at("grad.roi.cls_score"), expected_.at("grad.roi.bbox_pred")});
@@ -154,7 +128,7 @@ TrainingChecks::Tensors TrainingChecks::CheckHeadsBackward() {
   Tensors direct;
   for (const at::Tensor& input : inputs) direct.push_back(input.grad());
   if (!MapsFeedEachOther()) {
-    CheckLevels(Comparison(relu_tolerance_), "grad.neck.out", direct);
+    CheckLevels(Comparison(relu_tolerance_), expected_, "grad.neck.out", direct);
   }
   for (const char* head : {"rpn_head.", "roi_head."}) {
     CheckWholeGradients(relu_tolerance_, head);
@@ -171,7 +145,8 @@ TrainingChecks::Tensors TrainingChecks::CheckNeckBackward(const Tensors& direct)
   CheckFingerprints("param_grad", "param_names", relative, "neck.", true);
   Tensors gradients;
   for (const at::Tensor& input : inputs) gradients.push_back(input.grad());
-  if (!MapsFeedEachOther()) CheckLevels(Comparison(relative), "grad.backbone.out", gradients);
+  if (!MapsFeedEachOther())
+    CheckLevels(Comparison(relative), expected_, "grad.backbone.out", gradients);
   return gradients;
 }
 
@@ -244,7 +219,7 @@ void TrainingChecks::CheckWholeStep() {
   const Comparison gradients(gradient_tolerance_);
   std::vector<std::pair<std::string, at::Tensor>> kept;
   const auto keep = [&](const std::string& prefix, const Tensors& values) {
-    CheckLevels(activations, prefix, values);
+    CheckLevels(activations, expected_, prefix, values);
     for (size_t i = 0; i < values.size(); ++i) {
       if (values[i].requires_grad()) values[i].retain_grad();
       kept.emplace_back(prefix + std::to_string(i), values[i]);

@@ -54,7 +54,6 @@ class TrainingChecks {
   std::unique_ptr<ops::IndexSampler> MakeSampler() const;
   const at::Tensor& Expected(const std::string& prefix, size_t index) const;
   const at::Tensor& OfImage(const std::string& kind, size_t image, const std::string& field) const;
-  Tensors ExpectedLevels(const std::string& prefix) const;
   // The reference's maps as leaves that gather gradients.
   Tensors LeafLevels(const std::string& prefix) const;
   // A ResNet's maps come one out of the other, and FPN's coarsest out of the one before.
@@ -64,7 +63,6 @@ class TrainingChecks {
   void CheckMapGradients(const std::string& prefix, const Tensors& direct, const Tensors& maps);
   bool HasGradients() const { return expected_.has("grad.neck.out0"); }
 
-  void CheckLevels(const Comparison& compare, const std::string& prefix, const Tensors& actual);
   void CheckSampled(const std::string& kind, size_t image, const ops::Assignment& assignment,
                     const ops::Sampled& sampled);
   std::vector<model::RpnImageSamples> CheckAnchors();

@@ -41,7 +41,7 @@ void TrainingChecks::CheckSampled(const std::string& kind, size_t image,
 std::vector<model::RpnImageSamples> TrainingChecks::CheckAnchors() {
   const std::unique_ptr<ops::IndexSampler> sampler = MakeSampler();
   const Comparison compare(0);
-  const Tensors maps = ExpectedLevels("rpn.cls");
+  const Tensors maps = LevelsOf(expected_, "rpn.cls");
   const config::v1::RPNHead& rpn = config_.rpn_head();
   ops::AnchorGenerator generator({{rpn.anchor_strides().begin(), rpn.anchor_strides().end()},
                                   {rpn.anchor_scales().begin(), rpn.anchor_scales().end()},

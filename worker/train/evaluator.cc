@@ -70,15 +70,9 @@ std::optional<std::vector<eval::Detection>> Evaluator::Detect(model::FasterRCNN&
 std::optional<std::vector<eval::Detection>> Evaluator::DetectShare(
     model::FasterRCNN& model, const std::vector<int>& images, int rank, int world_size,
     const OnProgress& on_progress) const {
-  // Whole batches are shared out, not images: what is in a batch with an image may change its
-  // padding and, by the order of additions, its last bits.
-  const data::Schedule batches = data::EvaluationBatches(
-      split_.dataset, images, static_cast<int>(job_.data().test_images_per_rank()), 0, 1);
-  data::Schedule share;
-  for (size_t i = static_cast<size_t>(rank); i < batches.size();
-       i += static_cast<size_t>(world_size)) {
-    share.push_back(batches[i]);
-  }
+  const data::Schedule share = data::EvaluationBatches(
+      split_.dataset, images, static_cast<int>(job_.data().test_images_per_rank()), rank,
+      world_size);
 
   model->eval();
   const model::AutocastGuard autocast(
