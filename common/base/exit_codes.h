@@ -15,6 +15,8 @@ enum ExitCode : int {
   kExitJobFailed = 4,
   // The coordinator or worker could not be reached.
   kExitUnavailable = 5,
+  // Training was asked to stop and did, after a checkpoint and before its last step.
+  kExitStopped = 10,
   // A peer is gone, or a collective timed out; the cause is on another rank.
   kExitCollectiveLost = 11,
   // An image or annotation cannot be read.

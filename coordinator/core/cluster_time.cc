@@ -86,6 +86,7 @@ void ClusterState::CheckTimeLimits(Step* step) {
 
 void ClusterState::GiveUpNode(JobMachine* job, const std::string& node_name, Step* step) {
   NodeEntry& node = nodes_[node_name];
+  ++step->effects.node_losses;
   node.leftovers[{job->job().name(), job->job().generation()}] =
       Leftover{job->SlotsHeld(node_name), !job->record().started()};
   step->effects.log.push_back(LogLine{

@@ -20,6 +20,12 @@ bool FromLostPeer(const v1::RankFailure& failure) {
   return failure.signal() == 0 && failure.exit_code() == base::kExitCollectiveLost;
 }
 
+// Somebody else than the coordinator and the workers asked it to (a signal sent by hand, a machine
+// that shuts down): it has left a checkpoint and is no fault of the job.
+bool Stopped(const v1::RankFailure& failure) {
+  return failure.signal() == 0 && failure.exit_code() == base::kExitStopped;
+}
+
 // Whether `candidate` explains the end of a generation better than `known`.
 bool ExplainsBetter(const v1::RankFailure& candidate, const v1::RankFailure& known) {
   if (known.generation() != candidate.generation()) return true;
@@ -180,7 +186,8 @@ void JobMachine::Settle(Instant now, JobOutput* out) {
   }
   const v1::RankFailure& failure = job().first_failure();
   const bool own_failure =
-      failure.generation() == job().generation() && !(FromLostPeer(failure) && record_.node_lost());
+      failure.generation() == job().generation() && !Stopped(failure) &&
+      !(FromLostPeer(failure) && record_.node_lost());
   if (!own_failure) {
     Requeue(/*own_failure=*/false, now, out);
     return;

@@ -72,7 +72,8 @@ struct JobOutput {
 // worker ended the ranks by itself; its worker came back and holds nothing of the generation, as
 // after a reboot of the machine (a worker that finds that all of its ranks were killed together
 // with their shims, which leaves no exit status, forgets them). A rank whose end was seen, also by
-// SIGKILL, is a failure of the job's own.
+// SIGKILL, is a failure of the job's own, unless it stopped as asked after a checkpoint
+// (kExitStopped), which costs nothing.
 //
 // Time limits count in time that this coordinator was there: a paused one forgives the pause, and
 // one that takes up a stored record lets them start anew.

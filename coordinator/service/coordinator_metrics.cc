@@ -35,7 +35,8 @@ CoordinatorMetrics::CoordinatorMetrics(metrics::Registry* registry)
                                         "Changes of jobs' states.")),
       node_losses_(registry
                        ->AddCounter("muster_coordinator_node_losses_total",
-                                    "Nodes that were given up because nothing was heard of them.")
+                                    "Nodes given up: nothing was heard of them, or they did not end a "
+                                    "job's ranks in time.")
                        .Add({})),
       queue_wait_(registry
                       ->AddHistogram("muster_coordinator_queue_wait_seconds",

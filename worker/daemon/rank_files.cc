@@ -41,6 +41,8 @@ const char* ExitCodeName(int code) {
       return "wrong command line";
     case base::kExitBadConfig:
       return "bad config";
+    case base::kExitStopped:
+      return "stopped after a checkpoint";
     case base::kExitCollectiveLost:
       return "collective lost";
     case base::kExitDataError:

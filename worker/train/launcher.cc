@@ -192,7 +192,7 @@ class Launcher {
       for (size_t rank = 0; rank < processes_.size(); ++rank) {
         if (processes_[rank].pid != pid) continue;
         processes_[rank].status = status;
-        if (status != 0) NoteFailure(rank);
+        if (status != 0 && ExitCodeOf(status) != base::kExitStopped) NoteFailure(rank);
       }
     }
     return std::any_of(processes_.begin(), processes_.end(),
@@ -220,7 +220,10 @@ class Launcher {
   }
 
   int Report() const {
-    if (!first_failure_.has_value()) return base::kExitCompleted;
+    if (!first_failure_.has_value()) {
+      // All ranks agree on a stop.
+      return ExitCodeOf(*processes_.front().status);
+    }
     const RankProcess& process = processes_[*first_failure_];
     const int signal = WIFSIGNALED(*process.status) ? WTERMSIG(*process.status) : 0;
     if (asked_ && (signal == SIGTERM || signal == SIGKILL)) {

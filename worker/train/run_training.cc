@@ -23,13 +23,14 @@ namespace {
 
 using google::protobuf::util::TimeUtil;
 
-void TrainAsRank(const TrainRequest& request, const dist::RankEnvironment& rank,
+// False when training was stopped before its end.
+bool TrainAsRank(const TrainRequest& request, const dist::RankEnvironment& rank,
                  WorkerReporter& reporter, const StopSignal& stop) {
   const at::Device device = RequireDevice(request.job.resources(), rank.local_rank);
   SetThreads(rank.local_world_size);
   const std::unique_ptr<dist::ProcessGroups> groups = JoinRanks(request.job, rank, device);
   Trainer trainer(request, rank, device, *groups, reporter, stop);
-  trainer.Run();
+  return trainer.Run();
 }
 
 }  // namespace
@@ -71,8 +72,7 @@ int RunTraining(const TrainRequest& request, const dist::RankEnvironment& rank,
                            .generation = request.generation,
                            .rank = rank.rank});
   try {
-    TrainAsRank(request, rank, reporter, stop);
-    return base::kExitCompleted;
+    return TrainAsRank(request, rank, reporter, stop) ? base::kExitCompleted : base::kExitStopped;
   } catch (...) {
     const FailureReport failure = DescribeCurrentException();
     std::fputs(absl::StrCat("muster-trainer: error: ", failure.message, "\n").c_str(), stderr);

@@ -42,7 +42,7 @@ void RequireFinite(const NamedTensors& model, const std::vector<at::Tensor>& mom
 
 }  // namespace
 
-void Trainer::Run() {
+bool Trainer::Run() {
   reporter_.Joined();
   // An evaluation that the last run did not get to.
   bool missing = false;
@@ -70,12 +70,13 @@ void Trainer::Run() {
   }
   if (writer_ != nullptr) writer_->Flush();
   control_.Barrier();
+  const bool complete = go_on && position_.epoch == static_cast<int>(job_.schedule().epochs());
   if (control_.rank() == 0) {
     base::Log(base::LogSeverity::kInfo, "trainer",
-              position_.epoch == static_cast<int>(job_.schedule().epochs()) ? "training is complete"
-                                                                            : "training stopped",
+              complete ? "training is complete" : "training stopped",
               {{"step", position_.step}, {"epoch", position_.epoch}});
   }
+  return complete || (request_.max_steps.has_value() && position_.step >= *request_.max_steps);
 }
 
 void Trainer::StartEpoch() {

@@ -60,8 +60,9 @@ class Trainer {
   Trainer& operator=(const Trainer&) = delete;
 
   // To the end of the job, or until a stop is agreed on. A stop leaves a checkpoint of the last
-  // step; an evaluation that it cut short is made up for by the run that resumes.
-  void Run();
+  // step; an evaluation that it cut short is made up for by the run that resumes. False when
+  // something was left to do.
+  bool Run();
 
  private:
   enum class StepResult { kDone, kEpochOver, kStop };

@@ -122,6 +122,16 @@ TEST_F(JobLifeTest, LostPeerIsNotTheFirstFailureWhenAnotherRankDied) {
   EXPECT_EQ(driver_.job(job_).restarts(), 1);
 }
 
+TEST_F(JobLifeTest, AStopThatNobodyHereAskedForCostsNothing) {
+  TwoNodesRunning();
+  driver_.ReportFailure("a", job_, MakeFailure(0, 0, base::kExitStopped));
+  driver_.ReportFailure("b", job_, MakeFailure(1, 0, base::kExitStopped));
+  // Not SUCCEEDED: there are steps left.
+  EXPECT_EQ(state(), Job::STATE_STARTING);
+  EXPECT_EQ(driver_.job(job_).generation(), 2);
+  EXPECT_EQ(driver_.job(job_).restarts(), 0);
+}
+
 TEST_F(JobLifeTest, FailsWhenRestartsAreUsedUp) {
   driver_.Join("a");
   job_ = driver_.Submit("j", 1, 1, 1);

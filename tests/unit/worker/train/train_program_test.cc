@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "common/base/exit_codes.h"
 #include "tests/support/process.h"
 #include "tests/support/tiny_coco.h"
 #include <nlohmann/json.hpp>
@@ -89,7 +90,7 @@ TEST_F(TrainProgramTest, WeightsThatAreNotFiniteBecomeNoCheckpoint) {
   EXPECT_FALSE(fs::exists(folder() / "inf/latest.pth"));
 }
 
-TEST_F(TrainProgramTest, SigtermAndCtrlCStopWithACheckpointAndZero) {
+TEST_F(TrainProgramTest, SigtermAndCtrlCStopWithACheckpoint) {
   for (const auto& [signal, ranks] :
        {std::pair(SIGTERM, 2), std::pair(SIGINT, 2), std::pair(SIGINT, 1)}) {
     const std::string output = absl::StrCat("stopped-", signal, "-", ranks);
@@ -102,7 +103,7 @@ TEST_F(TrainProgramTest, SigtermAndCtrlCStopWithACheckpointAndZero) {
     run.Signal(signal);
     const std::optional<int> status = run.Wait(kPatience);
     ASSERT_TRUE(status.has_value());
-    EXPECT_TRUE(WIFEXITED(*status) && WEXITSTATUS(*status) == 0) << run.Output();
+    EXPECT_TRUE(WIFEXITED(*status) && WEXITSTATUS(*status) == base::kExitStopped) << run.Output();
     EXPECT_THAT(run.Output(), HasSubstr("training stopped"));
     EXPECT_TRUE(ProcessesWith((folder() / output).string()).empty());
     // The checkpoint is of the last step that was done, and nothing half written is left.
