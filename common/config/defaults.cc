@@ -187,9 +187,15 @@ void DefaultRun(TrainJob* job) {
   if (!resources->has_grace_period()) resources->mutable_grace_period()->set_seconds(10);
   if (!resources->has_start_timeout()) resources->mutable_start_timeout()->set_seconds(15 * 60);
   if (!resources->has_restart_backoff()) resources->mutable_restart_backoff()->set_seconds(2);
+  MUSTER_DEFAULT(resources, min_nodes, resources->nodes());
+  MUSTER_DEFAULT(resources, max_nodes, resources->nodes());
+  MUSTER_DEFAULT_ENUM(resources, elastic_batch, v1::ELASTIC_BATCH_KEEP);
+  MUSTER_DEFAULT(resources, priority, 0);
+  MUSTER_DEFAULT(resources, preemptible, true);
   v1::Distributed* distributed = job->mutable_distributed();
   MUSTER_DEFAULT(distributed, bucket_cap_bytes, uint64_t{25} << 20);
   if (!distributed->has_timeout()) distributed->mutable_timeout()->set_seconds(600);
+  MUSTER_DEFAULT(distributed, interface, "");
   v1::Checkpointing* checkpointing = job->mutable_checkpointing();
   MUSTER_DEFAULT(checkpointing, every_steps, 0);
   MUSTER_DEFAULT(checkpointing, keep_last, 3);

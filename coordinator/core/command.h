@@ -31,11 +31,29 @@ struct CreateJobCommand {
   std::string request_id;
   // The request without request_id, to tell a repeated request from another one with its id.
   std::string request_body;
+  // Who asks, as authenticated; empty without authentication. Likewise below.
+  std::string actor;
 };
 
 struct CancelJobCommand {
   std::string name;
   std::string reason;
+  std::string actor;
+};
+
+// Nodes are named with "nodes/" here.
+struct CordonNodeCommand {
+  std::string name;
+  std::string reason;
+  // Also moves its jobs away.
+  bool drain = false;
+  std::string actor;
+};
+
+// Ends a cordon, a drain and a setting aside.
+struct UncordonNodeCommand {
+  std::string name;
+  std::string actor;
 };
 
 struct WorkerHelloCommand {
@@ -68,6 +86,11 @@ struct EvaluationCommand {
   v1::EvaluationReport report;
 };
 
+struct MaintenanceCommand {
+  SessionId session = 0;
+  v1::Maintenance maintenance;
+};
+
 struct SessionClosedCommand {
   SessionId session = 0;
 };
@@ -76,8 +99,9 @@ struct SessionClosedCommand {
 struct TickCommand {};
 
 using Command =
-    std::variant<CreateJobCommand, CancelJobCommand, WorkerHelloCommand, HeartbeatCommand,
-                 AckCommand, AllocationStatusCommand, CheckpointCommand, EvaluationCommand,
-                 SessionClosedCommand, TickCommand>;
+    std::variant<CreateJobCommand, CancelJobCommand, CordonNodeCommand, UncordonNodeCommand,
+                 WorkerHelloCommand, HeartbeatCommand, AckCommand, AllocationStatusCommand,
+                 CheckpointCommand, EvaluationCommand, MaintenanceCommand, SessionClosedCommand,
+                 TickCommand>;
 
 }  // namespace muster::coordinator

@@ -67,6 +67,8 @@ struct Effects {
   std::vector<SessionMessage> messages;
   // Answers CreateJobCommand and CancelJobCommand.
   std::optional<absl::StatusOr<v1::Job>> reply;
+  // Answers CordonNodeCommand and UncordonNodeCommand.
+  std::optional<absl::StatusOr<v1::Node>> node_reply;
   // Jobs that somebody who watches them sees changed.
   std::set<std::string> changed_jobs;
   std::vector<StateChange> state_changes;

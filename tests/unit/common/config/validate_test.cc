@@ -124,6 +124,32 @@ TEST(ValidateTest, DivisorMustSuitHrnetUnlessThereIsACanvas) {
               HasSubstr("data.size_divisor: is 1"));
 }
 
+TEST(ValidateTest, ElasticJobsKeepAnImageForEachRank) {
+  EXPECT_THAT(After({"resources.nodes=4", "resources.min_nodes=1", "resources.max_nodes=8",
+                     "data.images_per_rank=2"}),
+              IsEmpty());
+  EXPECT_THAT(After({"resources.nodes=4", "resources.min_nodes=5"}),
+              HasSubstr("resources.min_nodes: is 5; must be 1 to 4"));
+  EXPECT_THAT(After({"resources.nodes=4", "resources.max_nodes=3"}),
+              HasSubstr("resources.max_nodes: is 3; must be 4 to"));
+  EXPECT_THAT(After({"resources.nodes=4", "resources.max_nodes=9", "data.images_per_rank=2"}),
+              HasSubstr("resources.max_nodes: is 9; must be 4 to 8"));
+  EXPECT_THAT(After({"resources.nodes=4", "resources.max_nodes=9", "data.images_per_rank=2",
+                     "resources.elastic_batch=ELASTIC_BATCH_SCALE_LR"}),
+              IsEmpty());
+}
+
+TEST(ValidateTest, TrainersGetOnlyVariablesOfTheirCollectives) {
+  v1::TrainJob job;
+  (*job.mutable_distributed()->mutable_environment())["NCCL_DEBUG"] = "INFO";
+  (*job.mutable_distributed()->mutable_environment())["LD_PRELOAD"] = "evil.so";
+  job.mutable_distributed()->set_interface("eth0,eth1");
+  const std::string text = FormatViolations(Validate(job));
+  EXPECT_THAT(text, HasSubstr("distributed.environment: 'LD_PRELOAD' must begin with NCCL_"));
+  EXPECT_EQ(text.find("NCCL_DEBUG"), std::string::npos);
+  EXPECT_THAT(text, HasSubstr("distributed.interface: 'eth0,eth1' is no interface's name"));
+}
+
 TEST(ValidateTest, AllAtOnce) {
   const std::string text =
       After({"data.images_per_rank=0", "schedule.epochs=0", "resources.nodes=0"});
