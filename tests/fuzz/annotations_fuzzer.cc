@@ -83,8 +83,11 @@ void FuzzOne(absl::Span<const uint8_t> input) {
   for (const data::Grouping grouping :
        {data::Grouping::kFilledGroups, data::Grouping::kMixedRest}) {
     const data::EpochPlan epoch(*dataset, images, {.images_per_rank = 3, .grouping = grouping});
-    Require(data::StepsPerEpoch(*dataset, images, 3, 2, grouping) == epoch.StepsLeft(0, 2),
-            "steps of an epoch");
+    Require(data::ChunksPerEpoch(*dataset, images, 3, grouping) == epoch.chunks(),
+            "chunks of an epoch");
+    Require(epoch.Batches(0, {.rank = 1, .world = 2, .chunks_per_pass = 3}).size() ==
+                static_cast<size_t>(epoch.PassesLeft(0, 3)),
+            "passes of an epoch");
   }
   for (size_t i = 0; i < std::min<size_t>(images.size(), 8); ++i) {
     const data::DatasetImage& image = dataset->images()[static_cast<size_t>(images[i])];

@@ -102,35 +102,38 @@ EpochPlan::EpochPlan(const CocoDataset& dataset, absl::Span<const int> images,
   }
 }
 
-absl::Span<const Sample> EpochPlan::Chunk(int64_t index) const {
-  const auto size = static_cast<size_t>(images_per_rank_);
-  return absl::MakeConstSpan(order_).subspan(static_cast<size_t>(index) * size, size);
+int64_t EpochPlan::PassesLeft(int64_t cursor, int64_t chunks_per_pass) const {
+  return cursor >= chunks_ ? 0 : DivideUp(chunks_ - cursor, chunks_per_pass);
 }
 
-int64_t EpochPlan::StepsLeft(int64_t cursor, int world) const {
-  return cursor >= chunks_ ? 0 : DivideUp(chunks_ - cursor, world);
-}
-
-Schedule EpochPlan::Batches(int64_t cursor, int rank, int world) const {
+Schedule EpochPlan::Batches(int64_t cursor, const Share& share) const {
   Schedule schedule;
-  const int64_t steps = StepsLeft(cursor, world);
-  for (int64_t step = 0; step < steps; ++step) {
-    const absl::Span<const Sample> chunk = Chunk((cursor + step * world + rank) % chunks_);
-    schedule.emplace_back(chunk.begin(), chunk.end());
+  const auto epoch = static_cast<int64_t>(order_.size());
+  const int64_t images = share.chunks_per_pass * images_per_rank_;
+  // With chunks_per_pass = world these are the bounds of chunks.
+  const int64_t begin = images * share.rank / share.world;
+  const int64_t end = images * (share.rank + 1) / share.world;
+  const int64_t passes = PassesLeft(cursor, share.chunks_per_pass);
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t first = cursor * images_per_rank_ + pass * images;
+    std::vector<Sample>& batch = schedule.emplace_back();
+    for (int64_t i = first + begin; i < first + end; ++i) {
+      batch.push_back(order_[static_cast<size_t>(i % epoch)]);
+    }
   }
   return schedule;
 }
 
-int64_t StepsPerEpoch(const CocoDataset& dataset, absl::Span<const int> images, int images_per_rank,
-                      int world, Grouping grouping) {
+int64_t ChunksPerEpoch(const CocoDataset& dataset, absl::Span<const int> images,
+                       int images_per_rank, Grouping grouping) {
   if (grouping == Grouping::kMixedRest) {
-    return DivideUp(DivideUp(static_cast<int64_t>(images.size()), images_per_rank), world);
+    return DivideUp(static_cast<int64_t>(images.size()), images_per_rank);
   }
   int64_t chunks = 0;
   for (const std::vector<int>& group : SplitByAspect(dataset, images)) {
     chunks += DivideUp(static_cast<int64_t>(group.size()), images_per_rank);
   }
-  return DivideUp(chunks, world);
+  return chunks;
 }
 
 Schedule EvaluationBatches(const CocoDataset& dataset, absl::Span<const int> images,

@@ -45,8 +45,11 @@ Grouping GroupingOf(const config::v1::TrainJob& job);
 // The order of one training epoch: a list of chunks of images_per_rank images each, of one aspect
 // group, that depends on (seed, epoch) and not on the number of ranks.
 //
-// A step of `world` ranks consumes the next `world` chunks, rank r the r-th of them. The number of
-// chunks consumed is the cursor of a checkpoint: a resumed run may have another world.
+// A pass of `world` ranks consumes the next chunks_per_pass chunks. Where these are `world`, rank r
+// takes the r-th; otherwise their images, in order, are dealt out in runs that differ by at most
+// one image, so that a job on fewer or more ranks than it was made for keeps its batch. Images of
+// both orientations may meet in such a run. The number of chunks consumed is the cursor of a
+// checkpoint: a resumed run may have another world.
 class EpochPlan {
  public:
   struct Options {
@@ -61,13 +64,18 @@ class EpochPlan {
 
   // The same in each epoch.
   int64_t chunks() const { return chunks_; }
-  absl::Span<const Sample> Chunk(int64_t index) const;
 
   // The rank's batches from `cursor` chunks on. All ranks get the same number of them,
-  // StepsLeft(cursor, world); where the last step has fewer chunks than ranks, it takes the missing
-  // ones from the epoch's head.
-  Schedule Batches(int64_t cursor, int rank, int world) const;
-  int64_t StepsLeft(int64_t cursor, int world) const;
+  // PassesLeft(cursor, chunks_per_pass); where the last pass has fewer chunks than it should, it
+  // takes the missing ones from the epoch's head. chunks_per_pass x images_per_rank must be at
+  // least `world`.
+  struct Share {
+    int rank = 0;
+    int world = 1;
+    int64_t chunks_per_pass = 1;
+  };
+  Schedule Batches(int64_t cursor, const Share& share) const;
+  int64_t PassesLeft(int64_t cursor, int64_t chunks_per_pass) const;
 
  private:
   const int images_per_rank_;
@@ -75,9 +83,9 @@ class EpochPlan {
   std::vector<Sample> order_;
 };
 
-// Steps of a whole epoch, without drawing its order.
-int64_t StepsPerEpoch(const CocoDataset& dataset, absl::Span<const int> images, int images_per_rank,
-                      int world, Grouping grouping = Grouping::kFilledGroups);
+// Chunks of an epoch, without drawing its order.
+int64_t ChunksPerEpoch(const CocoDataset& dataset, absl::Span<const int> images,
+                       int images_per_rank, Grouping grouping = Grouping::kFilledGroups);
 
 // Each image once, over all ranks: `images` ordered by aspect group and cut into batches of at most
 // images_per_rank images of one group, of which rank r takes the r-th, the (r + world)-th, ...

@@ -231,7 +231,13 @@ Size BatchSize(const PipelineOptions& options, absl::Span<const ImagePlan> image
     largest.height = std::max(largest.height, image.padded.height);
   }
   if (!options.canvas.has_value()) return largest;
-  return Along(*options.canvas, !images.empty() && images.front().landscape);
+  Size canvas = Along(*options.canvas, !images.empty() && images.front().landscape);
+  for (const ImagePlan& image : images) {
+    const Size own = Along(*options.canvas, image.landscape);
+    canvas.width = std::max(canvas.width, own.width);
+    canvas.height = std::max(canvas.height, own.height);
+  }
+  return canvas;
 }
 
 Box TransformBox(const PipelineOptions& options, const ImagePlan& plan, const Box& box) {

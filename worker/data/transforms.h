@@ -79,7 +79,8 @@ struct ImagePlan {
 std::optional<ImagePlan> PlanImage(const PipelineOptions& options, const DatasetImage& image,
                                    const DrawKey& key);
 
-// Height and width of the batch that holds all `images`.
+// Height and width of the batch that holds all `images`: the canvas, where there is one, and a
+// square one where both orientations meet.
 Size BatchSize(const PipelineOptions& options, absl::Span<const ImagePlan> images);
 
 // Scales a box of the augmented image, flips it and clips it to the resized image, in float32 and

@@ -109,6 +109,7 @@ Value ToValue(const Snapshot& snapshot) {
   muster.Set("step", Value::Integer(position.step));
   muster.Set("epoch", Value::Integer(position.epoch));
   muster.Set("cursor", Value::Integer(position.cursor));
+  muster.Set("images_per_rank", Value::Integer(position.images_per_rank));
   muster.Set("images", Value::Integer(position.images));
   muster.Set("first_images_per_step", Value::Integer(position.first_images_per_step));
   muster.Set("world_size", Value::Integer(position.world_size));
@@ -183,6 +184,9 @@ absl::StatusOr<Snapshot> FromValue(const Value& value, const std::string& name) 
   snapshot.position = {.step = integer("step"),
                        .epoch = static_cast<int>(integer("epoch")),
                        .cursor = integer("cursor"),
+                       .images_per_rank = muster->Find("images_per_rank") == nullptr
+                                              ? 0
+                                              : integer("images_per_rank"),
                        .images = integer("images"),
                        .first_images_per_step = integer("first_images_per_step"),
                        .world_size = static_cast<int>(integer("world_size")),

@@ -21,8 +21,10 @@ namespace muster::train {
 struct TrainingPosition {
   int64_t step = 0;  // steps done
   int epoch = 0;     // epochs completed
-  // Chunks of the running epoch that are consumed (data::EpochPlan).
+  // Chunks of the running epoch that are consumed (data::EpochPlan), and what they were cut by; 0
+  // in a checkpoint from before it was kept.
   int64_t cursor = 0;
+  int64_t images_per_rank = 0;
   // The warm-up goes on in images when a run is resumed with another batch: images of all steps,
   // counted as whole ones, and of one step of the run that started the job.
   int64_t images = 0;

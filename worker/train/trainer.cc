@@ -88,7 +88,9 @@ void Trainer::StartEpoch() {
   sampler_ = std::make_unique<ops::RandomIndexSampler>(job_.seed(),
                                                        static_cast<uint64_t>(position_.epoch));
   loader_->Start(static_cast<uint64_t>(position_.epoch),
-                 plan.Batches(position_.cursor, control_.rank(), control_.size()));
+                 plan.Batches(position_.cursor, {.rank = control_.rank(),
+                                                 .world = control_.size(),
+                                                 .chunks_per_pass = chunks_per_pass_}));
   model_->train();
 }
 

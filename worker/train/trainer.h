@@ -70,10 +70,13 @@ class Trainer {
 
   void BuildModel();
   void BuildOptimizer();
+  // A cursor within an epoch counts chunks of images_per_rank images.
+  void RequireSameChunks() const;
   void OpenOutput();
   // Weights and buffers of rank 0 to all, so that nothing that differs in how a rank built them
   // stays.
   void BroadcastModel(bool buffers_only);
+  int64_t ImagesPerPass() const;
   // Passes and steps of the running epoch that are left.
   int64_t PassesLeft() const;
   int64_t StepsLeft() const;
@@ -100,7 +103,7 @@ class Trainer {
   bool CheckpointDueByTime() const;
   void SaveCheckpoint(const std::string& file);
   void RecordStep(const PhaseClock& clock, const StepAgreement& agreement, double rate,
-                  double grad_norm, int images);
+                  double grad_norm, int64_t images);
   void ReportProgress(v1::TrainProgress progress);
   v1::TrainProgress Progress(v1::TrainProgress::Phase phase) const;
 
@@ -126,6 +129,8 @@ class Trainer {
 
   TrainingPosition position_;
   int64_t chunks_per_epoch_ = 0;
+  // Of all ranks together.
+  int64_t chunks_per_pass_ = 0;
   // Of a whole step of all ranks.
   int64_t images_per_step_ = 0;
   std::unique_ptr<ops::RandomIndexSampler> sampler_;  // of the running epoch

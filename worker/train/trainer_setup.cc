@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 #include "common/base/clock.h"
 #include "common/base/files.h"
 #include "common/base/log.h"
@@ -18,6 +20,12 @@ namespace {
 
 int64_t DivideUp(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 
+// An elastic job's step has the images of `nodes` nodes wherever it runs.
+bool KeepsBatch(const config::v1::Resources& resources) {
+  return resources.elastic_batch() == config::v1::ELASTIC_BATCH_KEEP &&
+         resources.min_nodes() != resources.max_nodes();
+}
+
 }  // namespace
 
 Trainer::Trainer(const TrainRequest& request, const dist::RankEnvironment& rank, at::Device device,
@@ -32,11 +40,19 @@ Trainer::Trainer(const TrainRequest& request, const dist::RankEnvironment& rank,
       reporter_(reporter),
       stop_(stop),
       data_(OpenJobData(job_, request_.data_roots)) {
-  chunks_per_epoch_ = data::StepsPerEpoch(data_.train.dataset, data_.train_images,
-                                          static_cast<int>(job_.data().images_per_rank()),
-                                          /*world=*/1, data::GroupingOf(job_));
-  images_per_step_ = static_cast<int64_t>(job_.data().images_per_rank()) *
-                     job_.schedule().accumulative_counts() * control_.size();
+  chunks_per_epoch_ =
+      data::ChunksPerEpoch(data_.train.dataset, data_.train_images,
+                           static_cast<int>(job_.data().images_per_rank()), data::GroupingOf(job_));
+  chunks_per_pass_ = KeepsBatch(job_.resources())
+                         ? int64_t{job_.resources().nodes()} * job_.resources().ranks_per_node()
+                         : control_.size();
+  if (ImagesPerPass() < control_.size()) {
+    throw TrainingFailure(base::kExitBadConfig,
+                          absl::StrCat(control_.size(), " ranks share ", ImagesPerPass(),
+                                       " images a step: lower resources.max_nodes or set "
+                                       "resources.elastic_batch to ELASTIC_BATCH_SCALE_LR"));
+  }
+  images_per_step_ = ImagesPerPass() * job_.schedule().accumulative_counts();
 
   data::DataLoader::Options options;
   options.pipeline = Require(data::TrainingPipeline(job_), base::kExitBadConfig);
@@ -89,6 +105,7 @@ void Trainer::BuildOptimizer() {
     }
     sgd_->Restore(snapshot->momentum);
     position_ = snapshot->position;
+    RequireSameChunks();
     position_.parent_generation = snapshot->position.generation;
     position_.parent_step = snapshot->position.step;
   } else {
@@ -96,6 +113,20 @@ void Trainer::BuildOptimizer() {
   }
   position_.generation = request_.generation;
   position_.world_size = control_.size();
+  position_.images_per_rank = job_.data().images_per_rank();
+}
+
+void Trainer::RequireSameChunks() const {
+  const int64_t asked = job_.data().images_per_rank();
+  if (position_.cursor == 0 || position_.images_per_rank == 0 ||
+      position_.images_per_rank == asked) {
+    return;
+  }
+  throw TrainingFailure(
+      base::kExitBadConfig,
+      absl::StrCat("data.images_per_rank is ", asked, ", but the checkpoint (step ", position_.step,
+                   ") lies within an epoch that was cut by ", position_.images_per_rank,
+                   ": go on with that, or from the checkpoint of a whole epoch"));
 }
 
 void Trainer::OpenOutput() {
@@ -157,9 +188,11 @@ void Trainer::BroadcastModel(bool buffers_only) {
   }
 }
 
+int64_t Trainer::ImagesPerPass() const { return chunks_per_pass_ * job_.data().images_per_rank(); }
+
 int64_t Trainer::PassesLeft() const {
   const int64_t chunks = std::max<int64_t>(0, chunks_per_epoch_ - position_.cursor);
-  return DivideUp(chunks, control_.size());
+  return DivideUp(chunks, chunks_per_pass_);
 }
 
 int64_t Trainer::StepsLeft() const {
@@ -167,7 +200,7 @@ int64_t Trainer::StepsLeft() const {
 }
 
 int64_t Trainer::StepsPerEpoch() const {
-  return DivideUp(DivideUp(chunks_per_epoch_, control_.size()),
+  return DivideUp(DivideUp(chunks_per_epoch_, chunks_per_pass_),
                   job_.schedule().accumulative_counts());
 }
 

@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 
 #include "common/base/clock.h"
+#include "common/base/log.h"
 #include "worker/model/autocast.h"
 #include "worker/train/batches.h"
 #include "worker/train/failure.h"
@@ -41,12 +42,12 @@ class Trainer::PhaseClock {
 Trainer::StepResult Trainer::Step() {
   PhaseClock clock;
   StepAgreement step;
-  int images = 0;
+  int64_t own_images = 0;
   const int64_t passes = std::min<int64_t>(job_.schedule().accumulative_counts(), PassesLeft());
   for (int64_t pass = 1; pass <= passes; ++pass) {
     const std::shared_ptr<data::Batch> batch = Require(loader_->Next(), base::kExitDataError);
     TORCH_CHECK(batch != nullptr, "the epoch's batches have run out before its steps");
-    images += batch->images();
+    own_images += batch->images();
     clock.Mark("data");
 
     const bool last = pass == passes;
@@ -71,9 +72,10 @@ Trainer::StepResult Trainer::Step() {
   clock.Mark("optimizer");
 
   ++position_.step;
-  position_.cursor += passes * control_.size();
+  position_.cursor += passes * chunks_per_pass_;
   position_.images += images_per_step_;
-  RecordStep(clock, step, rate, grad_norm, images);
+  images_done_ += own_images;
+  RecordStep(clock, step, rate, grad_norm, passes * ImagesPerPass());
 
   if (PassesLeft() == 0) return step.stop ? StepResult::kStop : StepResult::kEpochOver;
   if (step.stop || (request_.max_steps.has_value() && position_.step >= *request_.max_steps)) {
@@ -90,7 +92,17 @@ model::LossResult Trainer::Forward(const std::shared_ptr<data::Batch>& batch) {
   const model::TrainBatch inputs = ToTrainBatch(batch, device_);
   const model::AutocastGuard autocast(
       device_.type(), job_.schedule().precision() == config::v1::PRECISION_BFLOAT16);
-  return model_->Loss(inputs, *sampler_);
+  model::LossResult losses = model_->Loss(inputs, *sampler_);
+  // The reducer averages over ranks; what is wanted is the average over images.
+  const int64_t own = int64_t{batch->images()} * control_.size();
+  if (own != ImagesPerPass()) {
+    const double weight = static_cast<double>(own) / static_cast<double>(ImagesPerPass());
+    for (at::Tensor* part :
+         {&losses.loss_rpn_cls, &losses.loss_rpn_bbox, &losses.loss_cls, &losses.loss_bbox}) {
+      *part = *part * weight;
+    }
+  }
+  return losses;
 }
 
 StepAgreement Trainer::AgreeOn(const model::LossResult& losses, const data::Batch& batch) {
@@ -146,9 +158,12 @@ double Trainer::Update(double rate) {
 }
 
 void Trainer::RecordStep(const PhaseClock& clock, const StepAgreement& agreement, double rate,
-                         double grad_norm, int images) {
-  images_done_ += images;
+                         double grad_norm, int64_t images) {
   ++steps_done_;
+  if (steps_done_ == 1 && control_.rank() == 0) {
+    base::Log(base::LogSeverity::kInfo, "trainer", "the first step is done",
+              {{"step", position_.step}, {"seconds", absl::ToDoubleSeconds(clock.total())}});
+  }
   if (log_ != nullptr) {
     log_->AddStep({.step = position_.step,
                    .epoch = position_.epoch + 1,
@@ -157,7 +172,7 @@ void Trainer::RecordStep(const PhaseClock& clock, const StepAgreement& agreement
                    .loss = agreement.total(),
                    .learning_rate = rate,
                    .grad_norm = grad_norm,
-                   .images = images * control_.size(),
+                   .images = static_cast<int>(images),
                    .duration = clock.total(),
                    .data_duration = clock.phases().at("data")});
   }

@@ -61,7 +61,7 @@ class DataLoaderTest : public ::testing::Test {
   Schedule Epoch(uint64_t epoch, int images_per_rank = 2) const {
     return EpochPlan(*dataset_, dataset_->AllImages(),
                      {.images_per_rank = images_per_rank, .seed = options_.seed, .epoch = epoch})
-        .Batches(0, 0, 1);
+        .Batches(0, {});
   }
 
   static Seen Copy(const Batch& batch) {

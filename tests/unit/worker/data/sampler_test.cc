@@ -41,7 +41,11 @@ EpochPlan Plan(const CocoDataset& dataset, int images_per_rank, uint64_t seed = 
                    {.images_per_rank = images_per_rank, .seed = seed, .epoch = epoch});
 }
 
-std::vector<std::vector<Sample>> AllChunks(const EpochPlan& plan) { return plan.Batches(0, 0, 1); }
+EpochPlan::Share OneChunkEach(int rank, int world) {
+  return {.rank = rank, .world = world, .chunks_per_pass = world};
+}
+
+std::vector<std::vector<Sample>> AllChunks(const EpochPlan& plan) { return plan.Batches(0, {}); }
 
 TEST(EpochPlanTest, EachImageOnceAndGroupsFilledFromTheirHead) {
   const CocoDataset dataset = MakeDataset(11, 6);  // groups of 11 and 7
@@ -99,20 +103,21 @@ TEST(EpochPlanTest, RanksShareTheListAndAResumeMayHaveOthers) {
   std::vector<std::vector<Sample>> seen;
   for (int64_t step = 0; step < 2; ++step) {
     for (int rank = 0; rank < 3; ++rank) {
-      seen.push_back(plan.Batches(0, rank, 3)[static_cast<size_t>(step)]);
+      seen.push_back(plan.Batches(0, OneChunkEach(rank, 3))[static_cast<size_t>(step)]);
     }
   }
-  EXPECT_EQ(plan.StepsLeft(0, 3), 6);
-  EXPECT_EQ(plan.StepsLeft(6, 4), 3);
-  EXPECT_EQ(plan.StepsLeft(17, 4), 0);
-  EXPECT_EQ(plan.StepsLeft(20, 4), 0);
+  EXPECT_EQ(plan.PassesLeft(0, 3), 6);
+  EXPECT_EQ(plan.PassesLeft(6, 4), 3);
+  EXPECT_EQ(plan.PassesLeft(17, 4), 0);
+  EXPECT_EQ(plan.PassesLeft(20, 4), 0);
   for (size_t step = 0; step < 3; ++step) {
-    for (int rank = 0; rank < 4; ++rank) seen.push_back(plan.Batches(6, rank, 4)[step]);
+    for (int rank = 0; rank < 4; ++rank)
+      seen.push_back(plan.Batches(6, OneChunkEach(rank, 4))[step]);
   }
   ASSERT_EQ(seen.size(), 18U);
   for (size_t i = 0; i < 17; ++i) EXPECT_EQ(seen[i], all[i]) << i;
   EXPECT_EQ(seen[17], all[0]);  // the last step wraps to the head
-  EXPECT_EQ(StepsPerEpoch(dataset, dataset.AllImages(), 2, 4), 5);
+  EXPECT_EQ(ChunksPerEpoch(dataset, dataset.AllImages(), 2), 17);
 }
 
 TEST(EpochPlanTest, EachImageOnceWhateverTheWorldsOnTheWay) {
@@ -125,10 +130,10 @@ TEST(EpochPlanTest, EachImageOnceWhateverTheWorldsOnTheWay) {
     std::map<int, int> images;
     int64_t cursor = 0;
     for (const auto& [world, steps] : {std::pair(4, 2), std::pair(1, 3), std::pair(3, 99)}) {
-      const int64_t taken = std::min<int64_t>(steps, plan.StepsLeft(cursor, world));
+      const int64_t taken = std::min<int64_t>(steps, plan.PassesLeft(cursor, world));
       for (int rank = 0; rank < world; ++rank) {
-        const Schedule batches = plan.Batches(cursor, rank, world);
-        ASSERT_EQ(static_cast<int64_t>(batches.size()), plan.StepsLeft(cursor, world));
+        const Schedule batches = plan.Batches(cursor, OneChunkEach(rank, world));
+        ASSERT_EQ(static_cast<int64_t>(batches.size()), plan.PassesLeft(cursor, world));
         for (int64_t step = 0; step < taken; ++step) {
           for (const Sample& sample : batches[static_cast<size_t>(step)]) {
             ++samples[sample.sample_id];
@@ -138,11 +143,37 @@ TEST(EpochPlanTest, EachImageOnceWhateverTheWorldsOnTheWay) {
       }
       cursor += taken * world;
     }
-    EXPECT_EQ(plan.StepsLeft(cursor, 3), 0);
+    EXPECT_EQ(plan.PassesLeft(cursor, 3), 0);
     EXPECT_EQ(images.size(), 56U);
     // 19 chunks: 8, then 3, then 8 of 9, so the last step takes one of the head again.
     ASSERT_EQ(plan.chunks(), 19);
     for (const auto& [sample, count] : samples) EXPECT_EQ(count, sample < 3 ? 2 : 1) << sample;
+  }
+}
+
+// A job of 4 ranks x 2 images that runs on 1 to 8 of them.
+TEST(EpochPlanTest, OtherWorldsShareTheSameImagesOfAPass) {
+  const CocoDataset dataset = MakeDataset(20, 12);  // 10 + 7 chunks of 2
+  const EpochPlan plan = Plan(dataset, 2);
+  const auto all = AllChunks(plan);
+  for (const int world : {1, 2, 3, 4, 5, 8}) {
+    std::vector<Schedule> ranks;
+    for (int rank = 0; rank < world; ++rank) {
+      ranks.push_back(plan.Batches(4, {.rank = rank, .world = world, .chunks_per_pass = 4}));
+      ASSERT_EQ(ranks.back().size(), 4U) << world;  // 13 chunks are left
+    }
+    for (size_t pass = 0; pass < 4; ++pass) {
+      std::vector<Sample> seen, expected;
+      for (const Schedule& rank : ranks) {
+        EXPECT_GE(rank[pass].size(), static_cast<size_t>(8 / world)) << world;
+        EXPECT_LE(rank[pass].size(), static_cast<size_t>((8 + world - 1) / world)) << world;
+        seen.insert(seen.end(), rank[pass].begin(), rank[pass].end());
+      }
+      for (size_t i = 4 + 4 * pass; i < 8 + 4 * pass; ++i) {
+        expected.insert(expected.end(), all[i % 17].begin(), all[i % 17].end());
+      }
+      EXPECT_EQ(seen, expected) << world << " ranks, pass " << pass;
+    }
   }
 }
 
@@ -169,8 +200,8 @@ TEST(EpochPlanTest, MixedRestTakesImagesAsTheyCome) {
   int twice = 0;
   for (const auto& [image, count] : seen) twice += count - 1;
   EXPECT_EQ(twice, 2);  // the last chunk's, from the head
-  EXPECT_EQ(StepsPerEpoch(dataset, dataset.AllImages(), 4, 2, Grouping::kMixedRest), 3);
-  EXPECT_EQ(StepsPerEpoch(dataset, dataset.AllImages(), 4, 2), 3);
+  EXPECT_EQ(ChunksPerEpoch(dataset, dataset.AllImages(), 4, Grouping::kMixedRest), 5);
+  EXPECT_EQ(ChunksPerEpoch(dataset, dataset.AllImages(), 4), 5);
 }
 
 TEST(GroupingTest, FollowsConventionsAndCanvas) {
@@ -188,7 +219,7 @@ TEST(EpochPlanTest, NoImages) {
   const CocoDataset dataset = MakeDataset(1, 0);
   const EpochPlan plan(dataset, {}, {.images_per_rank = 2});
   EXPECT_EQ(plan.chunks(), 0);
-  EXPECT_TRUE(plan.Batches(0, 0, 2).empty());
+  EXPECT_TRUE(plan.Batches(0, OneChunkEach(0, 2)).empty());
 }
 
 TEST(EvaluationBatchesTest, EachImageOnceOverAllRanks) {

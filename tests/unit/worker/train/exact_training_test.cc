@@ -233,5 +233,42 @@ TEST_F(ExactTrainingTest, AResumeWithOtherRanksSeesTheRestOfTheEpochOnce) {
   EXPECT_EQ(Description("ranks", "epoch_1.pth")["step"], "13");
 }
 
+TEST_F(ExactTrainingTest, AnElasticJobKeepsItsBatchOnOtherRanks) {
+  // Made for 4 ranks of 2 images.
+  const std::vector<std::string> elastic = {
+      "--set", "resources.nodes=4",         "--set", "resources.min_nodes=1",
+      "--set", "schedule.epochs=1",         "--set", "data.multi_scale.scales=[]",
+      "--set", "evaluation.every_epochs=0", "--set", "checkpointing.every_steps=2"};
+  const auto with = [&elastic](std::vector<std::string> more) {
+    more.insert(more.begin(), elastic.begin(), elastic.end());
+    return more;
+  };
+  RunWell(Train("four", 4, elastic));
+  RunWell(Train("three", 3, elastic));
+  RunWell(Train("shrunk", 4, with({"--max-steps", "2"})));
+  RunWell(Train("shrunk", 1, with({"--resume"})));
+  const auto four = Metrics("four", "train");
+  ASSERT_EQ(four.size(), 5u);  // 40 images by 8
+  for (const char* other : {"three", "shrunk"}) {
+    const auto steps = Metrics(other, "train");
+    ASSERT_EQ(steps.size(), four.size()) << other;
+    for (size_t i = 0; i < steps.size(); ++i) {
+      EXPECT_EQ(steps[i]["lr"], four[i]["lr"]) << other << " step " << i + 1;
+      // Other anchors and regions are drawn, of the same images.
+      EXPECT_NEAR(steps[i]["loss"].get<double>(), four[i]["loss"].get<double>(),
+                  0.05 * four[i]["loss"].get<double>())
+          << other << " step " << i + 1;
+    }
+  }
+  // Chunks of 3 cannot go on where chunks of 2 were begun.
+  const Finished cut =
+      testing::Run(Train("shrunk-again", 4, with({"--max-steps", "2"})), kPatience);
+  ASSERT_EQ(cut.exit_code, 0) << cut.output;
+  const Finished other = testing::Run(
+      Train("shrunk-again", 4, with({"--resume", "--set", "data.images_per_rank=3"})), kPatience);
+  EXPECT_EQ(other.exit_code, 3) << other.output;
+  EXPECT_THAT(other.output, HasSubstr("data.images_per_rank is 3, but the checkpoint (step 2)"));
+}
+
 }  // namespace
 }  // namespace muster::testing
