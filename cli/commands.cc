@@ -190,27 +190,6 @@ int Cancel(const std::string& name, const std::string& reason, bool json, const 
   return base::kExitCompleted;
 }
 
-int Nodes(bool json, const Context& context) {
-  std::vector<v1::Node> nodes;
-  v1::ListNodesRequest request;
-  request.set_page_size(1000);
-  do {
-    v1::ListNodesResponse response;
-    const grpc::Status status = context.client.ListNodes(request, &response);
-    if (!status.ok()) return Fail(context, status);
-    nodes.insert(nodes.end(), response.nodes().begin(), response.nodes().end());
-    request.set_page_token(response.next_page_token());
-  } while (!request.page_token().empty());
-  if (json) {
-    for (const v1::Node& node : nodes) context.out << ToJson(node) << "\n";
-  } else if (nodes.empty()) {
-    context.out << "no nodes; start muster-worker --coordinator ... on each machine\n";
-  } else {
-    context.out << NodeTable(nodes, context.clock.Now());
-  }
-  return base::kExitCompleted;
-}
-
 int RenderConfig(const std::string& path, const std::vector<std::string>& overrides, bool json,
                  const Context& context) {
   config::v1::TrainJob job;

@@ -64,7 +64,14 @@ int Logs(const LogsOptions& options, const Context& context);
 
 int Cancel(const std::string& job, const std::string& reason, bool json, const Context& context);
 
-int Nodes(bool json, const Context& context);
+struct EventsOptions {
+  // At most one of them; neither: all events.
+  std::string job;
+  std::string node;
+  bool json = false;
+};
+// What happened, oldest first.
+int Events(const EventsOptions& options, const Context& context);
 
 // The effective config: bases and overrides merged, defaults filled, checked.
 int RenderConfig(const std::string& config, const std::vector<std::string>& overrides, bool json,

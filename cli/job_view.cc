@@ -160,20 +160,6 @@ std::string JobTable(const std::vector<v1::Job>& jobs, absl::Time now) {
   return FormatTable(rows);
 }
 
-std::string NodeTable(const std::vector<v1::Node>& nodes, absl::Time now) {
-  std::vector<std::vector<std::string>> rows = {
-      {"NAME", "STATE", "SLOTS", "CORES", "GPUS", "ADDRESS", "HEARTBEAT", "JOBS"}};
-  for (const v1::Node& node : nodes) {
-    rows.push_back({node.name(),
-                    std::string(absl::StripPrefix(v1::Node::State_Name(node.state()), "STATE_")),
-                    absl::StrCat(node.slots_used(), "/", node.inventory().slots()),
-                    absl::StrCat(node.inventory().cores()),
-                    absl::StrCat(node.inventory().gpus_size()), node.inventory().address(),
-                    AgeText(node.last_heartbeat_time(), now), absl::StrJoin(node.jobs(), ", ")});
-  }
-  return FormatTable(rows);
-}
-
 std::string Description(const v1::Job& job, const std::vector<v1::JobEvent>& events, absl::Time now,
                         const ViewOptions& options) {
   std::string text = absl::StrCat(absl::StrJoin(LiveView(job, options), "\n"), "\n\n");
@@ -194,6 +180,10 @@ std::string Description(const v1::Job& job, const std::vector<v1::JobEvent>& eve
   const std::map<std::string, std::string> labels(job.labels().begin(), job.labels().end());
   for (const auto& [name, value] : labels)
     facts.push_back({"label", absl::StrCat(name, "=", value)});
+  const std::map<std::string, std::string> environment(job.environment().begin(),
+                                                       job.environment().end());
+  for (const auto& [name, value] : environment)
+    facts.push_back({"environment", absl::StrCat(name, "=", value)});
   text += FormatTable(facts);
   if (!job.ranks().empty()) {
     std::vector<std::vector<std::string>> ranks = {{"RANK", "NODE", "LOCAL RANK", "PHASE", "STEP"}};

@@ -6,9 +6,8 @@
 #include "absl/time/time.h"
 
 #include "muster/v1/job.pb.h"
-#include "muster/v1/node.pb.h"
 
-// How jobs and nodes look in a terminal. Pure.
+// How jobs look in a terminal. Pure.
 namespace muster::cli {
 
 struct ViewOptions {
@@ -25,7 +24,6 @@ std::string EventLine(const v1::JobEvent& event);
 std::string EvaluationLine(const v1::EvalResult& result);
 
 std::string JobTable(const std::vector<v1::Job>& jobs, absl::Time now);
-std::string NodeTable(const std::vector<v1::Node>& nodes, absl::Time now);
 
 // Everything about one job, the first failure with the end of its standard error included.
 std::string Description(const v1::Job& job, const std::vector<v1::JobEvent>& events, absl::Time now,

@@ -8,47 +8,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 
+#include "common/config/checker.h"
 #include "common/config/defaults.h"
+#include "common/config/validate_run.h"
 
 namespace muster::config {
 namespace {
 
 // HRNet halves the image five times, and its branches must meet again without a remainder.
 constexpr uint32_t kStride = 32;
-
-class Checker {
- public:
-  void Add(absl::string_view field, absl::string_view description) {
-    violations_.push_back({std::string(field), std::string(description)});
-  }
-
-  // Each wants the condition and says what to write.
-  template <typename T>
-  void InRange(absl::string_view field, T value, T low, T high) {
-    if (!(value >= low && value <= high)) {
-      Add(field, absl::StrCat("is ", value, "; must be ", low, " to ", high));
-    }
-  }
-  void AtLeast(absl::string_view field, double value, double low) {
-    if (!(value >= low) || !std::isfinite(value)) {
-      Add(field, absl::StrCat("is ", value, "; must be at least ", low));
-    }
-  }
-  void Positive(absl::string_view field, double value) {
-    if (!(value > 0) || !std::isfinite(value)) {
-      Add(field, absl::StrCat("is ", value, "; must be above 0"));
-    }
-  }
-  template <typename IsValid>
-  void KnownEnum(absl::string_view field, int value, IsValid is_valid) {
-    if (!is_valid(value)) Add(field, absl::StrCat("unknown value ", value));
-  }
-
-  std::vector<Violation> Take() { return std::move(violations_); }
-
- private:
-  std::vector<Violation> violations_;
-};
 
 uint32_t RoundUp(uint32_t value, uint32_t step) { return (value + step - 1) / step * step; }
 
@@ -408,79 +376,6 @@ void CheckSchedule(Checker* check, const v1::Schedule& schedule) {
                                      " (schedule.epochs is ", schedule.epochs(), ")"));
     }
   }
-}
-
-double Seconds(const google::protobuf::Duration& duration) {
-  return static_cast<double>(duration.seconds()) + duration.nanos() * 1e-9;
-}
-
-// The longest name that Linux gives an interface.
-constexpr size_t kLongestInterface = 15;
-
-bool IsCollectiveVariable(absl::string_view name) {
-  return absl::StartsWith(name, "NCCL_") || absl::StartsWith(name, "GLOO_") ||
-         absl::StartsWith(name, "TORCH_NCCL_");
-}
-
-void CheckElastic(Checker* check, const v1::TrainJob& job) {
-  const v1::Resources& resources = job.resources();
-  check->InRange<uint32_t>("resources.min_nodes", resources.min_nodes(), 1, resources.nodes());
-  // A rank needs an image of each step.
-  const uint32_t most = resources.elastic_batch() == v1::ELASTIC_BATCH_KEEP
-                            ? resources.nodes() * std::max(1U, job.data().images_per_rank())
-                            : 4096;
-  check->InRange<uint32_t>("resources.max_nodes", resources.max_nodes(), resources.nodes(), most);
-  check->KnownEnum("resources.elastic_batch", resources.elastic_batch(), v1::ElasticBatch_IsValid);
-}
-
-void CheckPlacement(Checker* check, const v1::Resources& resources) {
-  check->InRange<int32_t>("resources.priority", resources.priority(), -1000, 1000);
-  if (resources.has_max_run_time()) {
-    check->Positive("resources.max_run_time", Seconds(resources.max_run_time()));
-  }
-  for (const auto& [label, value] : resources.node_labels()) {
-    if (label.empty()) check->Add("resources.node_labels", "has a label without a name");
-  }
-  for (int i = 0; i < resources.gpu_types_size(); ++i) {
-    if (resources.gpu_types(i).empty()) {
-      check->Add(absl::StrCat("resources.gpu_types[", i, "]"), "is empty");
-    }
-  }
-}
-
-void CheckDistributed(Checker* check, const v1::Distributed& distributed) {
-  check->Positive("distributed.bucket_cap_bytes",
-                  static_cast<double>(distributed.bucket_cap_bytes()));
-  check->Positive("distributed.timeout", Seconds(distributed.timeout()));
-  const std::string& interface = distributed.interface();
-  if (interface.size() > kLongestInterface ||
-      interface.find_first_of("/, =^\t\n") != std::string::npos) {
-    check->Add("distributed.interface", absl::StrCat("'", interface, "' is no interface's name"));
-  }
-  for (const auto& [name, value] : distributed.environment()) {
-    if (!IsCollectiveVariable(name)) {
-      check->Add("distributed.environment",
-                 absl::StrCat("'", name, "' must begin with NCCL_, GLOO_ or TORCH_NCCL_"));
-    }
-  }
-}
-
-void CheckRun(Checker* check, const v1::TrainJob& job) {
-  const v1::Resources& resources = job.resources();
-  check->InRange<uint32_t>("resources.nodes", resources.nodes(), 1, 4096);
-  check->InRange<uint32_t>("resources.ranks_per_node", resources.ranks_per_node(), 1, 64);
-  check->KnownEnum("resources.device", resources.device(), v1::Device_IsValid);
-  check->InRange<uint32_t>("resources.max_restarts", resources.max_restarts(), 0, 1000);
-  check->InRange("resources.grace_period", Seconds(resources.grace_period()), 0.0, 3600.0);
-  check->InRange("resources.start_timeout", Seconds(resources.start_timeout()), 1.0, 86400.0);
-  check->InRange("resources.restart_backoff", Seconds(resources.restart_backoff()), 0.0, 300.0);
-  CheckElastic(check, job);
-  CheckPlacement(check, resources);
-  CheckDistributed(check, job.distributed());
-  if (job.checkpointing().has_every()) {
-    check->Positive("checkpointing.every", Seconds(job.checkpointing().every()));
-  }
-  check->Positive("checkpointing.keep_last", job.checkpointing().keep_last());
 }
 
 }  // namespace

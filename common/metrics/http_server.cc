@@ -4,7 +4,13 @@
 #include <pthread.h>
 #include <sys/socket.h>
 
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
 #include "common/base/log.h"
+#include "common/base/status_macros.h"
 
 namespace muster::metrics {
 namespace {
@@ -12,25 +18,48 @@ namespace {
 constexpr size_t kThreads = 8;
 constexpr size_t kMaxRequestBody = 64 << 10;
 
-void Answer(const HttpServer::Handler& handler, const httplib::Request& from,
-            httplib::Response& to) {
+HttpResponse Handle(const HttpServer::Route& route, const HttpProtection& protection,
+                    const httplib::Request& from) {
+  if (protection.refuse) {
+    std::optional<HttpResponse> refusal =
+        protection.refuse(route.pattern, from.get_header_value("Authorization"));
+    if (refusal.has_value()) return *std::move(refusal);
+  }
   HttpRequest request;
   request.path = from.path;
   for (const auto& [name, value] : from.params) request.query.emplace(name, value);
   for (const auto& group : from.matches) request.groups.push_back(group.str());
-  HttpResponse response = handler(request);
+  return route.handler(request);
+}
+
+void Send(HttpResponse response, httplib::Response& to) {
   to.status = response.status;
   for (const auto& [name, value] : response.headers) to.set_header(name, value);
   to.set_content(std::move(response.body), response.content_type);
 }
 
+std::unique_ptr<httplib::Server> MakeServer(security::ServerTls* tls) {
+  if (tls == nullptr) return std::make_unique<httplib::Server>();
+  return std::make_unique<httplib::SSLServer>([tls](SSL_CTX& context) {
+    tls->SetUp(&context);
+    return true;
+  });
+}
+
 }  // namespace
 
-HttpServer::HttpServer() : server_(std::make_unique<httplib::Server>()) {}
-
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const base::Endpoint& endpoint,
-                                                              std::vector<Route> routes) {
+                                                              std::vector<Route> routes,
+                                                              const HttpProtection& protection) {
   auto server = std::unique_ptr<HttpServer>(new HttpServer());
+  if (!protection.tls.empty()) {
+    MUSTER_ASSIGN_OR_RETURN(server->tls_, security::ServerTls::Load(protection.tls));
+  } else if (!endpoint.IsLoopback() && !protection.allow_plaintext_network) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("refusing to serve plaintext on ", endpoint.ToString(),
+                     ": listen on 127.0.0.1, or use TLS (--tls-cert, --tls-key)"));
+  }
+  server->server_ = MakeServer(server->tls_.get());
   httplib::Server& http = *server->server_;
   http.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
   http.set_payload_max_length(kMaxRequestBody);
@@ -45,9 +74,10 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const base::Endpoi
     setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
   });
   for (Route& route : routes) {
-    http.Get(route.pattern, [handler = std::move(route.handler)](const httplib::Request& request,
-                                                                 httplib::Response& response) {
-      Answer(handler, request, response);
+    const std::string pattern = route.pattern;
+    http.Get(pattern, [route = std::move(route), protection](const httplib::Request& request,
+                                                             httplib::Response& response) {
+      Send(Handle(route, protection, request), response);
     });
   }
   server->endpoint_ = endpoint;

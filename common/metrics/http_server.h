@@ -3,6 +3,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -12,6 +13,8 @@
 
 #include "common/base/endpoint.h"
 #include "common/metrics/registry.h"
+#include "common/security/server_tls.h"
+#include "common/security/tls_files.h"
 
 namespace httplib {
 class Server;
@@ -35,6 +38,19 @@ struct HttpResponse {
   std::map<std::string, std::string> headers;
 };
 
+// Who may see what an HttpServer serves.
+struct HttpProtection {
+  // Empty: plaintext, which is refused beyond loopback.
+  security::TlsFiles tls;
+  // Plaintext on other addresses too: only where the network itself is trusted.
+  bool allow_plaintext_network = false;
+  // Asked before each handler with the route's pattern and the request's Authorization header; an
+  // answer is sent in place of the handler's. Not set: everybody may see everything.
+  std::function<std::optional<HttpResponse>(const std::string& pattern,
+                                            const std::string& authorization)>
+      refuse;
+};
+
 // A small HTTP/1.1 server for metrics and pages: GET (and HEAD) only, a fixed number of threads,
 // bounded requests. Handlers run on its threads, several at once, and must not throw.
 class HttpServer {
@@ -48,9 +64,10 @@ class HttpServer {
   };
 
   // Listens on `endpoint` (port 0: any free one). Unavailable, naming the address and the reason,
-  // when that cannot be.
+  // when that cannot be; InvalidArgument for TLS files that cannot be used.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const base::Endpoint& endpoint,
-                                                           std::vector<Route> routes);
+                                                           std::vector<Route> routes,
+                                                           const HttpProtection& protection = {});
   // Ends the connections and the threads; handlers that run are waited for.
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;
@@ -60,9 +77,11 @@ class HttpServer {
   const base::Endpoint& endpoint() const { return endpoint_; }
 
  private:
-  HttpServer();
+  HttpServer() = default;
 
   base::Endpoint endpoint_;
+  // Null without TLS; the server calls it.
+  std::unique_ptr<security::ServerTls> tls_;
   std::unique_ptr<httplib::Server> server_;
   std::thread thread_;
 };

@@ -36,7 +36,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
         !endpoint.IsLoopback()) {
       return absl::FailedPreconditionError(
           absl::StrCat("refusing to serve plaintext on ", options.address,
-                       ": listen on 127.0.0.1, configure TLS, or allow plaintext explicitly"));
+                       ": listen on 127.0.0.1, or use TLS (--tls-cert, --tls-key)"));
     }
     // gRPC would log an unreadable line of its own beside our error.
     if (endpoint.port != 0) MUSTER_RETURN_IF_ERROR(base::TryListen(endpoint));
@@ -49,6 +49,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
       &port);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.SetMaxSendMessageSize(kMaxMessageBytes);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxCallsPerConnection);
   // Otherwise two processes could share a port, each with half of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);

@@ -53,7 +53,18 @@ void ClusterState::TakeInventory(NodeEntry* node, const v1::Hello& hello, Step* 
   if (record.SerializeAsString() != node->record.SerializeAsString()) {
     step->effects.writes.nodes[hello.node()] = record;
   }
+  const std::string& machine = record.inventory().machine_id();
+  machines_[node->record.inventory().machine_id()].erase(hello.node());
+  if (!machine.empty()) machines_[machine].insert(hello.node());
+  // Peers that are about to dial it learn its new address.
+  if (node->record.inventory().probe_address() != record.inventory().probe_address()) {
+    for (const auto& [job, slots] : node->jobs) {
+      for (const std::string& peer : Find(job)->Nodes()) step->nodes_to_tell.insert(peer);
+    }
+  }
   node->record = std::move(record);
+  pool_.Describe(node->index, node->record.inventory());
+  dirty_nodes_.insert(hello.node());
 }
 
 void ClusterState::Handle(const WorkerHelloCommand& command, Step* step) {
@@ -75,7 +86,7 @@ void ClusterState::Handle(const WorkerHelloCommand& command, Step* step) {
            false);
     return;
   }
-  NodeEntry& node = nodes_[name];
+  NodeEntry& node = Entry(name);
   const bool other_worker =
       !node.record.node_uid().empty() && node.record.node_uid() != hello.node_uid();
   if (other_worker && node.state != v1::Node::STATE_LOST) {
@@ -91,6 +102,8 @@ void ClusterState::Handle(const WorkerHelloCommand& command, Step* step) {
                node.instance == hello.instance(), step);
   }
   const bool restarted = !node.instance.empty() && node.instance != hello.instance();
+  const bool joins = node.record.node_uid() != hello.node_uid() ||
+                     node.state == v1::Node::STATE_LOST || !node.record.has_join_time();
   node.session = command.session;
   sessions_[command.session] = name;
   node.instance = hello.instance();
@@ -100,9 +113,15 @@ void ClusterState::Handle(const WorkerHelloCommand& command, Step* step) {
   node.state = v1::Node::STATE_READY;
   node.leftovers.clear();
   node.refuses = false;
-  step->effects.log.push_back(
-      LogLine{base::LogSeverity::kInfo,
-              absl::StrCat("worker joined with ", hello.inventory().slots(), " slots"), "", name});
+  node.knows_maintenance = false;
+  node.approved.clear();
+  const std::string with = absl::StrCat("with ", hello.inventory().slots(), " slots");
+  if (joins) {
+    RecordNodeEvent(node, "NodeJoined", with, "", step);
+  } else {
+    step->effects.log.push_back(
+        LogLine{base::LogSeverity::kInfo, absl::StrCat("worker is back ", with), "", name});
+  }
 
   SessionMessage welcome;
   welcome.session = command.session;
@@ -112,7 +131,8 @@ void ClusterState::Handle(const WorkerHelloCommand& command, Step* step) {
   *welcome.message.mutable_welcome()->mutable_lease() = ToProto(options_.lease.lost_after);
   step->effects.messages.push_back(std::move(welcome));
 
-  std::set<std::string> unheld = node.jobs;
+  std::set<std::string> unheld;
+  for (const auto& [job, slots] : node.jobs) unheld.insert(job);
   for (const AllocationStatus& status : hello.allocations()) {
     JobMachine* job = Find(status.job());
     if (job != nullptr && job->job().generation() == status.generation()) {
@@ -135,6 +155,7 @@ void ClusterState::ApplyStatus(NodeEntry* node, const AllocationStatus& status, 
     if (status.phase() == AllocationStatus::PHASE_STOPPED &&
         job->job().generation() == status.generation() && job->AllocationOn(name).has_value()) {
       node->refuses = true;
+      dirty_nodes_.insert(name);
     }
     Drive(job, step, [&](JobOutput* out) {
       if (status.has_progress()) {
@@ -150,11 +171,15 @@ void ClusterState::ApplyStatus(NodeEntry* node, const AllocationStatus& status, 
   const bool held =
       job != nullptr && job->job().generation() == status.generation() && job->SlotsHeld(name) > 0;
   if (held || !HasProcesses(status.phase())) {
-    if (node->leftovers.erase(key) > 0) step->schedule = true;
+    if (node->leftovers.erase(key) > 0) {
+      dirty_nodes_.insert(name);
+      step->schedule = true;
+    }
     return;
   }
   // The desired state does not name it, so the worker is ending it; its slots are not free before.
   if (node->leftovers.emplace(key, Leftover{status.ranks_size(), false}).second) {
+    dirty_nodes_.insert(name);
     step->nodes_to_tell.insert(name);
   }
 }
@@ -162,11 +187,12 @@ void ClusterState::ApplyStatus(NodeEntry* node, const AllocationStatus& status, 
 ClusterState::NodeEntry* ClusterState::Heard(SessionId session, Step* step) {
   auto it = sessions_.find(session);
   if (it == sessions_.end()) return nullptr;
-  NodeEntry& node = nodes_[it->second];
+  NodeEntry& node = nodes_.at(it->second);
   leases_.Renew(it->second, step->now.monotonic);
   node.last_heard_wall = step->now.wall;
   if (node.state == v1::Node::STATE_UNREACHABLE) {
     node.state = v1::Node::STATE_READY;
+    dirty_nodes_.insert(it->second);
     step->schedule = true;
     step->effects.log.push_back(
         LogLine{base::LogSeverity::kInfo, "node is heard again", "", it->second});
@@ -199,17 +225,21 @@ void ClusterState::Handle(const AckCommand& command, Step* step) {
   const std::string& name = node->record.name();
   const std::string& error = command.ack.error();
   node->acknowledged_version = command.ack.version();
-  if (!node->leftovers.empty()) step->schedule = true;
+  if (!node->leftovers.empty()) {
+    dirty_nodes_.insert(name);
+    step->schedule = true;
+  }
   for (auto it = node->leftovers.begin(); it != node->leftovers.end();) {
     it = it->second.only_prepared && error.empty() ? node->leftovers.erase(it) : std::next(it);
   }
   if (!error.empty()) {
     node->refuses = true;
+    dirty_nodes_.insert(name);
     step->effects.log.push_back(LogLine{base::LogSeverity::kError,
                                         absl::StrCat("desired state refused: ", error), "", name});
   }
-  const std::set<std::string> names = node->jobs;
-  for (const std::string& job_name : names) {
+  const std::map<std::string, int> jobs = node->jobs;
+  for (const auto& [job_name, slots] : jobs) {
     JobMachine* job = Find(job_name);
     Drive(job, step, [&](JobOutput* out) {
       if (error.empty()) {
@@ -245,9 +275,10 @@ void ClusterState::Handle(const EvaluationCommand& command, Step* step) {
 void ClusterState::Handle(const SessionClosedCommand& command, Step* step) {
   auto it = sessions_.find(command.session);
   if (it == sessions_.end()) return;
-  NodeEntry& node = nodes_[it->second];
+  NodeEntry& node = nodes_.at(it->second);
   node.session = 0;
   node.state = v1::Node::STATE_UNREACHABLE;
+  dirty_nodes_.insert(it->second);
   step->schedule = true;
   step->effects.log.push_back(LogLine{base::LogSeverity::kWarning,
                                       "node is unreachable: its stream ended", "", it->second});

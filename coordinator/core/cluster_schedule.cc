@@ -1,39 +1,45 @@
 // The part of ClusterState that hands out slots and tells the nodes.
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 #include "coordinator/core/cluster_state.h"
 
 namespace muster::coordinator {
 namespace {
 
-constexpr int kNamedLeftovers = 3;
+// A reservation is worked out anew after so long: jobs end sooner or later than they said.
+constexpr absl::Duration kReservationAge = absl::Seconds(10);
 
-Gang GangOf(const config::v1::TrainJob& config) {
-  return Gang{std::max(1, static_cast<int>(config.resources().nodes())),
-              std::max(1, static_cast<int>(config.resources().ranks_per_node()))};
-}
+// Sizes of gangs that do not fit in this pass, so that a thousand equal jobs cost one look. Free
+// slots only become fewer in a pass. Gangs that are particular about nodes are not noted.
+class FailedSizes {
+ public:
+  bool Covers(const Gang& gang) const {
+    if (!Plain(gang)) return false;
+    auto end = fewest_nodes_.upper_bound(gang.ranks_per_node);
+    return std::any_of(fewest_nodes_.begin(), end,
+                       [&](const auto& entry) { return entry.second <= gang.min_nodes; });
+  }
+  void Add(const Gang& gang) {
+    if (!Plain(gang)) return;
+    auto [it, is_new] = fewest_nodes_.try_emplace(gang.ranks_per_node, gang.min_nodes);
+    it->second = std::min(it->second, gang.min_nodes);
+  }
+
+ private:
+  static bool Plain(const Gang& gang) { return gang.labels.empty() && gang.gpu_types.empty(); }
+  // By ranks_per_node.
+  std::map<int, int> fewest_nodes_;
+};
 
 }  // namespace
 
-std::vector<NodeCapacity> ClusterState::ReadyCapacities() const {
-  std::vector<NodeCapacity> capacities;
-  for (const auto& [name, node] : nodes_) {
-    if (node.state != v1::Node::STATE_READY || node.refuses || node.Busy()) continue;
-    const int slots = node.record.inventory().slots();
-    capacities.push_back(NodeCapacity{name, slots, slots - SlotsUsed(node)});
-  }
-  return capacities;
-}
-
 int ClusterState::SlotsUsed(const NodeEntry& node) const {
   int used = 0;
-  for (const std::string& name : node.jobs) {
-    used += jobs_.at(name).SlotsHeld(node.record.name());
-  }
+  for (const auto& [job, slots] : node.jobs) used += slots;
   for (const auto& [key, leftover] : node.leftovers) used += leftover.slots;
   return used;
 }
@@ -43,58 +49,164 @@ bool ClusterState::NodeEntry::HasLeftover(const std::string& job) const {
   return it != leftovers.end() && it->first.first == job;
 }
 
-std::string ClusterState::LeftoverNote() const {
-  std::string note;
-  int named = 0;
-  for (const auto& [name, node] : nodes_) {
-    if (node.state != v1::Node::STATE_READY || node.leftovers.empty()) continue;
-    if (++named > kNamedLeftovers) return absl::StrCat(note, "; ...");
-    const auto& [job, generation] = node.leftovers.begin()->first;
-    absl::StrAppend(&note, "; nodes/", name, " still ends generation ", generation, " of ", job);
+bool ClusterState::NodeEntry::Usable() const {
+  return state == v1::Node::STATE_READY && !refuses && !Busy() && !record.cordoned() && !Taken();
+}
+
+void ClusterState::RefreshPool(Step* step) {
+  for (const std::string& name : dirty_nodes_) {
+    NodeEntry& node = nodes_.at(name);
+    const bool usable = node.Usable();
+    if (pool_.node(node.index).usable != usable) ++pool_changes_;
+    if (node.leftovers.empty()) {
+      leftover_nodes_.erase(node.index);
+    } else {
+      leftover_nodes_.insert(node.index);
+    }
+    pool_.Set(node.index, usable, node.record.inventory().slots() - SlotsUsed(node));
+    ApproveMaintenance(&node, step);
   }
-  return note;
+  dirty_nodes_.clear();
+}
+
+std::set<int> ClusterState::IndexesOf(const JobMachine& job) const {
+  std::set<int> indexes;
+  for (const internal::ShareRecord& share : job.record().shares()) {
+    indexes.insert(pool_.Find(share.node()));
+  }
+  indexes.erase(-1);
+  return indexes;
+}
+
+bool ClusterState::HasLeftover(int index, const std::string& job) const {
+  return leftover_nodes_.count(index) > 0 && nodes_.at(pool_.node(index).name).HasLeftover(job);
+}
+
+bool ClusterState::OthersCouldUse(int64_t sequence, Instant now) const {
+  JobQueue::Order order = queue_.InOrder(shares_, now.wall);
+  for (int i = 0; i < kBackfillDepth; ++i) {
+    const QueuedJob* other = order.Next();
+    if (other == nullptr) return false;
+    if (other->sequence != sequence && pool_.FitsWhenEmpty(other->gang)) return true;
+  }
+  return true;
+}
+
+std::vector<int> ClusterState::ChooseNodes(const QueuedJob& queued, bool ends_before,
+                                           const Head* head, Instant now) const {
+  const std::string& name = queued.job->job().name();
+  auto limit = [&](int index, int free) {
+    if (HasLeftover(index, name)) return 0;
+    return head == nullptr || ends_before ? free : std::min(free, head->reservation.Spare(index));
+  };
+  const Gang& gang = queued.gang;
+  const bool may_spread = gang.max_nodes > gang.nodes && !OthersCouldUse(queued.sequence, now);
+  return pool_.Choose(gang, may_spread ? gang.max_nodes : gang.nodes, IndexesOf(*queued.job),
+                      limit);
+}
+
+void ClusterState::PlaceOn(JobMachine* job, const std::vector<int>& chosen, Step* step) {
+  std::vector<std::string> names;
+  for (int index : chosen) names.push_back(pool_.node(index).name);
+  Drive(job, step, [&](JobOutput* out) { job->Place(names, step->now, out); });
+  RefreshPool(step);
+}
+
+const ClusterState::Head* ClusterState::KeepFor(const QueuedJob& queued, Step* step) {
+  if (head_.has_value() && head_->sequence == queued.sequence &&
+      head_->pool_changes == pool_changes_ && step->now.monotonic < head_->reservation.time() &&
+      step->now.monotonic - head_->reservation.made() < kReservationAge) {
+    return &*head_;
+  }
+  head_.reset();
+  const std::string& name = queued.job->job().name();
+  auto excluded = [&](int index) { return HasLeftover(index, name); };
+  for (int64_t victim : ChooseVictims(queued.gang, queued.priority, pool_, live_, excluded)) {
+    JobMachine* job = Find(jobs_by_sequence_.at(victim));
+    Drive(job, step, [&](JobOutput* out) {
+      job->Preempt(absl::StrCat("for ", name, ", which has priority ", queued.priority), "",
+                   step->now, out);
+    });
+  }
+  std::optional<Reservation> reservation =
+      Reservation::Make(queued.gang, pool_, live_, excluded, step->now.monotonic);
+  if (!reservation.has_value()) return nullptr;
+  step->effects.changed_jobs.insert(name);
+  head_ = Head{queued.sequence, name, queued.priority, pool_changes_, *std::move(reservation)};
+  return &*head_;
 }
 
 void ClusterState::Schedule(Step* step) {
-  if (queue_.empty()) return;
-  std::vector<NodeCapacity> nodes = ReadyCapacities();
-  const std::string leftover_note = LeftoverNote();
-  std::string blocker;
-  const std::map<int64_t, std::string> queue = queue_;
-  for (const auto& [sequence, name] : queue) {
-    JobMachine& job = jobs_.at(name);
-    if (job.WaitsAfterFailure(step->now)) continue;
-    const Gang gang = job.gang();
-    std::vector<NodeCapacity> without_leftovers;
-    if (!leftover_note.empty()) {
-      std::copy_if(nodes.begin(), nodes.end(), std::back_inserter(without_leftovers),
-                   [&](const NodeCapacity& node) { return !nodes_[node.name].HasLeftover(name); });
-    }
-    const std::vector<NodeCapacity>& usable = leftover_note.empty() ? nodes : without_leftovers;
-    if (blocker.empty()) {
-      if (std::optional<std::vector<std::string>> chosen = PlaceGang(gang, usable, job.Nodes());
-          chosen.has_value()) {
-        for (NodeCapacity& node : nodes) {
-          if (std::find(chosen->begin(), chosen->end(), node.name) != chosen->end()) {
-            node.free_slots -= gang.ranks_per_node;
-          }
-        }
-        Drive(&job, step, [&](JobOutput* out) { job.Place(*chosen, step->now, out); });
-        continue;
+  positions_.clear();
+  RefreshPool(step);
+  queue_.Compact();
+  const Instant now = step->now;
+  const Head* head = nullptr;
+  int behind = 0;
+  // With all free slots, and within what the reservation leaves.
+  FailedSizes failed;
+  FailedSizes failed_around;
+  FailedSizes impossible;
+  JobQueue::Order order = queue_.InOrder(shares_, now.wall);
+  while (const QueuedJob* queued = order.Next()) {
+    JobMachine* job = queued->job;
+    if (job->WaitsAfterFailure(now)) continue;
+    if (head != nullptr && ++behind > kBackfillDepth) break;
+    if (impossible.Covers(queued->gang)) continue;
+    std::vector<int> chosen;
+    bool ends_before = false;
+    if (!failed.Covers(queued->gang)) {
+      ends_before = head != nullptr && head->reservation.time() < absl::InfiniteDuration() &&
+                    now.monotonic + job->ExpectedRunTime(now) <= head->reservation.time();
+      FailedSizes& known = head == nullptr || ends_before ? failed : failed_around;
+      if (!known.Covers(queued->gang)) {
+        chosen = ChooseNodes(*queued, ends_before, head, now);
+        // What another job still ends may hold up only this one.
+        if (chosen.empty() && leftover_nodes_.empty()) known.Add(queued->gang);
       }
     }
-    std::string reason = WaitReason(gang, usable) + leftover_note;
-    if (!blocker.empty() && PlaceGang(gang, usable, {}).has_value()) {
-      reason = absl::StrCat("waits behind ", blocker);
+    if (!chosen.empty()) {
+      if (head == nullptr) {
+        head_.reset();
+      } else if (!ends_before) {
+        for (int index : chosen) {
+          head_->reservation.TakeSpare(index, queued->gang.ranks_per_node);
+        }
+      }
+      PlaceOn(job, chosen, step);
+    } else if (head == nullptr) {
+      head = KeepFor(*queued, step);
+      if (head == nullptr && leftover_nodes_.empty()) impossible.Add(queued->gang);
     }
-    if (blocker.empty() && FitsWhenEmpty(gang, usable)) blocker = name;
-    Drive(&job, step, [&](JobOutput* out) { job.SetWaitReason(reason, step->now, out); });
+  }
+  if (head == nullptr) head_.reset();
+}
+
+void ClusterState::GrowElasticJobs(Step* step) {
+  const absl::Duration now = step->now.monotonic;
+  for (const auto& [sequence, live] : live_.jobs()) {
+    if (!live.may_grow || live.end - now < kGrowAfter) continue;
+    JobMachine* job = Find(live.name);
+    if (job->job().state() != v1::Job::STATE_RUNNING || now - job->running_since() < kGrowAfter) {
+      continue;
+    }
+    const std::set<int> own = IndexesOf(*job);
+    const int spare = pool_.CountReady(job->gang(), [&](int index, int free) {
+      return own.count(index) > 0 || HasLeftover(index, live.name) ? 0 : free;
+    });
+    if (spare == 0 || OthersCouldUse(sequence, step->now)) continue;
+    const int nodes = static_cast<int>(own.size());
+    const std::string reason = absl::StrCat(
+        "from ", nodes, " to ", std::min(nodes + spare, job->gang().max_nodes), " nodes");
+    Drive(job, step, [&](JobOutput* out) { job->Grow(reason, step->now, out); });
+    // The others when it has been placed: nodes may not be there for two.
+    return;
   }
 }
 
 void ClusterState::PushDesiredState(Step* step) {
   for (const std::string& name : step->nodes_to_tell) {
-    NodeEntry& node = nodes_[name];
+    NodeEntry& node = nodes_.at(name);
     if (node.session == 0) continue;
     // Above all versions of earlier runs of the coordinator.
     node.desired_version = std::max(node.desired_version + 1, absl::ToUnixMicros(step->now.wall));
@@ -102,38 +214,85 @@ void ClusterState::PushDesiredState(Step* step) {
     message.session = node.session;
     v1::DesiredState* desired = message.message.mutable_desired();
     desired->set_version(node.desired_version);
-    for (const std::string& job : node.jobs) {
-      if (std::optional<v1::Allocation> allocation = jobs_.at(job).AllocationOn(name);
-          allocation.has_value()) {
-        allocation->set_machine_slots(MachineSlots(node.record.inventory()));
-        *desired->add_allocations() = *std::move(allocation);
-      }
+    for (const auto& [job, slots] : node.jobs) {
+      const JobMachine& machine = jobs_.at(job);
+      std::optional<v1::Allocation> allocation = machine.AllocationOn(name);
+      if (!allocation.has_value()) continue;
+      allocation->set_machine_slots(MachineSlots(node.record.inventory()));
+      if (allocation->goal() == v1::Allocation::GOAL_PREPARE) AddPeers(machine, name, &*allocation);
+      *desired->add_allocations() = *std::move(allocation);
     }
     step->effects.messages.push_back(std::move(message));
   }
 }
 
+void ClusterState::AddPeers(const JobMachine& job, const std::string& node,
+                            v1::Allocation* allocation) const {
+  for (const internal::ShareRecord& share : job.record().shares()) {
+    if (share.node() == node) continue;
+    v1::Peer* peer = allocation->add_peers();
+    peer->set_node(share.node());
+    peer->set_probe_address(nodes_.at(share.node()).record.inventory().probe_address());
+  }
+}
+
 int ClusterState::MachineSlots(const v1::Inventory& inventory) const {
-  if (inventory.machine_id().empty()) return inventory.slots();
+  auto machine = machines_.find(inventory.machine_id());
+  if (inventory.machine_id().empty() || machine == machines_.end()) return inventory.slots();
   int slots = 0;
-  for (const auto& [name, node] : nodes_) {
-    const bool live = node.state != v1::Node::STATE_LOST;
-    const v1::Inventory& other = node.record.inventory();
-    if (live && other.machine_id() == inventory.machine_id()) slots += other.slots();
+  for (const std::string& name : machine->second) {
+    const NodeEntry& node = nodes_.at(name);
+    if (node.state != v1::Node::STATE_LOST) slots += node.record.inventory().slots();
   }
   return slots;
 }
 
-std::string ClusterState::PlacementWarning(const config::v1::TrainJob& config) const {
-  const std::vector<NodeCapacity> nodes = ReadyCapacities();
-  const Gang gang = GangOf(config);
-  if (FitsWhenEmpty(gang, nodes)) return "";
-  return absl::StrCat(
-      "would wait for more nodes: it needs ", gang.nodes, " with ", gang.ranks_per_node,
-      " slots each, and ",
-      std::count_if(nodes.begin(), nodes.end(),
-                    [&](const NodeCapacity& node) { return node.slots >= gang.ranks_per_node; }),
-      " of the ", nodes.size(), " ready nodes have as many");
+v1::Job ClusterState::DryRun(const v1::Job& job) const {
+  v1::Job shown = job;
+  shown.set_state(v1::Job::STATE_QUEUED);
+  shown.clear_ranks();
+  const Gang gang = GangOf(job.config());
+  const int priority = job.config().resources().priority();
+  auto all = [](int, int free) { return free; };
+  const bool first = !head_.has_value() || priority > head_->priority;
+  std::vector<int> chosen = pool_.Choose(gang, gang.nodes, {}, [&](int index, int free) {
+    return first ? free : std::min(free, head_->reservation.Spare(index));
+  });
+  if (!chosen.empty()) {
+    for (int index : chosen) {
+      for (int local = 0; local < gang.ranks_per_node; ++local) {
+        v1::RankPlacement* rank = shown.add_ranks();
+        rank->set_rank(shown.ranks_size() - 1);
+        rank->set_local_rank(local);
+        rank->set_node(absl::StrCat("nodes/", pool_.node(index).name));
+      }
+    }
+    return shown;
+  }
+  if (!pool_.FitsWhenEmpty(gang)) {
+    shown.set_state_reason(absl::StrCat(
+        "would wait for more nodes: it needs ", gang.min_nodes, NodeWish(gang, ""), ", and ",
+        pool_.CountLargeEnough(gang), " of the ", pool_.CountUsable(), " ready nodes ",
+        gang.labels.empty() && gang.gpu_types.empty() ? "have as many" : "are like that",
+        NotesOnNodes()));
+    return shown;
+  }
+  if (!first && !pool_.Choose(gang, gang.nodes, {}, all).empty()) {
+    shown.set_state_reason(absl::StrCat("would wait behind ", head_->name));
+    return shown;
+  }
+  std::vector<std::string> victims;
+  if (first) {
+    for (int64_t victim : ChooseVictims(gang, priority, pool_, live_, [](int) { return false; })) {
+      victims.push_back(jobs_by_sequence_.at(victim));
+    }
+  }
+  shown.set_state_reason(
+      victims.empty()
+          ? absl::StrCat("would be queued: it ", WaitReason(gang, pool_.CountReady(gang, all)))
+          : absl::StrCat("would have ", absl::StrJoin(victims, ", "),
+                         " stopped after a checkpoint, and take its place"));
+  return shown;
 }
 
 }  // namespace muster::coordinator

@@ -7,12 +7,18 @@
 #include "coordinator/core/timestamps.h"
 
 namespace muster::coordinator {
+namespace {
+
+constexpr absl::Duration kLookAtWaiting = absl::Seconds(1);
+
+}  // namespace
 
 bool ClusterState::LeaseExpired(const NodeEntry& node, Instant now) const {
+  if (now.monotonic < node.frozen_until) return false;
   const std::string& name = node.record.name();
   absl::Duration last_advance = -absl::InfiniteDuration();
   absl::Duration interval;
-  for (const std::string& job_name : node.jobs) {
+  for (const auto& [job_name, slots] : node.jobs) {
     const JobMachine& job = jobs_.at(job_name);
     const absl::Duration elsewhere = job.LastAdvanceElsewhere(name);
     if (job.job().state() != v1::Job::STATE_RUNNING || elsewhere < last_advance) continue;
@@ -28,12 +34,17 @@ void ClusterState::Handle(const TickCommand&, Step* step) {
   const absl::Duration pause = step->now.monotonic - last_tick_;
   if (pause > options_.lease.heartbeat_interval) {
     leases_.Forgive(pause);
-    for (const std::string& name : LiveJobs()) Find(name)->Forgive(pause);
+    for (const auto& [sequence, live] : live_.jobs()) Find(live.name)->Forgive(pause);
   }
+  const absl::Duration passed =
+      pause > absl::ZeroDuration() && pause <= options_.lease.heartbeat_interval
+          ? pause
+          : absl::ZeroDuration();
   last_tick_ = step->now.monotonic;
   for (auto& [name, node] : nodes_) {
     if (node.state == v1::Node::STATE_READY && leases_.HeartbeatMissed(name, step->now.monotonic)) {
       node.state = v1::Node::STATE_UNREACHABLE;
+      dirty_nodes_.insert(name);
       step->schedule = true;
       step->effects.log.push_back(
           LogLine{base::LogSeverity::kWarning, "node is unreachable: no heartbeat", "", name});
@@ -42,8 +53,16 @@ void ClusterState::Handle(const TickCommand&, Step* step) {
       LoseNode(&node, step);
     }
   }
-  CheckTimeLimits(step);
+  CheckTimeLimits(passed, step);
   ForgetRequests(step);
+  ForgetFinishedJobs(step);
+  if (step->now.monotonic - last_look_at_waiting_ < kLookAtWaiting) return;
+  last_look_at_waiting_ = step->now.monotonic;
+  // The expected ends of jobs have moved.
+  if (head_.has_value()) step->schedule = true;
+  RefreshPool(step);
+  GrowElasticJobs(step);
+  TellWaiting(step);
 }
 
 void ClusterState::LoseNode(NodeEntry* node, Step* step) {
@@ -51,32 +70,37 @@ void ClusterState::LoseNode(NodeEntry* node, Step* step) {
   node->state = v1::Node::STATE_LOST;
   ++step->effects.node_losses;
   step->schedule = true;
+  dirty_nodes_.insert(name);
   const std::string reason = absl::StrCat("nodes/", name, " is lost: nothing was heard of it");
-  step->effects.log.push_back(LogLine{base::LogSeverity::kWarning, reason, "", name});
+  RecordNodeEvent(*node, "NodeLost", "nothing was heard of it", "", step);
   // If it lives it must join again, with all that it holds.
   EndSession(node, "nothing was heard of this worker for too long; join again", true, step);
-  const std::set<std::string> names = node->jobs;
-  for (const std::string& job_name : names) {
+  const std::map<std::string, int> jobs = node->jobs;
+  for (const auto& [job_name, slots] : jobs) {
     JobMachine* job = Find(job_name);
     Drive(job, step, [&](JobOutput* out) { job->LoseNode(name, reason, step->now, out); });
   }
 }
 
-std::set<std::string> ClusterState::LiveJobs() const {
-  std::set<std::string> names;
-  for (const auto& [name, node] : nodes_) names.insert(node.jobs.begin(), node.jobs.end());
-  return names;
-}
-
-void ClusterState::CheckTimeLimits(Step* step) {
-  for (const auto& [sequence, name] : queue_) {
-    JobMachine* job = Find(name);
+void ClusterState::CheckTimeLimits(absl::Duration passed, Step* step) {
+  const std::set<int64_t> waiting = waiting_after_failure_;
+  for (int64_t sequence : waiting) {
+    JobMachine* job = Find(jobs_by_sequence_.at(sequence));
     if (!job->WaitIsOver(step->now)) continue;
     Drive(job, step, [&](JobOutput* out) { job->EndWait(step->now, out); });
+    waiting_after_failure_.erase(sequence);
     step->schedule = true;
   }
-  for (const std::string& name : LiveJobs()) {
-    JobMachine* job = Find(name);
+  std::vector<JobMachine*> live_jobs;
+  for (const auto& [sequence, live] : live_.jobs()) live_jobs.push_back(Find(live.name));
+  for (JobMachine* job : live_jobs) {
+    if (Frozen(*job, step->now)) {
+      job->Forgive(passed);
+      continue;
+    }
+    if (job->RunTimeUsedUp(step->now)) {
+      Drive(job, step, [&](JobOutput* out) { job->EndRunTime(step->now, out); });
+    }
     for (const std::string& node : job->NodesOverdueToStop(step->now)) GiveUpNode(job, node, step);
     if (job->StartOverdue(step->now)) {
       Drive(job, step, [&](JobOutput* out) { job->FailStart(step->now, out); });
@@ -85,7 +109,8 @@ void ClusterState::CheckTimeLimits(Step* step) {
 }
 
 void ClusterState::GiveUpNode(JobMachine* job, const std::string& node_name, Step* step) {
-  NodeEntry& node = nodes_[node_name];
+  NodeEntry& node = nodes_.at(node_name);
+  dirty_nodes_.insert(node_name);
   ++step->effects.node_losses;
   node.leftovers[{job->job().name(), job->job().generation()}] =
       Leftover{job->SlotsHeld(node_name), !job->record().started()};
@@ -97,13 +122,14 @@ void ClusterState::GiveUpNode(JobMachine* job, const std::string& node_name, Ste
 }
 
 void ClusterState::ForgetRequests(Step* step) {
-  for (auto it = requests_.begin(); it != requests_.end();) {
-    if (FromTimestamp(it->second.expire_time()) > step->now.wall) {
-      ++it;
-      continue;
-    }
-    step->effects.writes.expired_requests.insert(it->first);
-    it = requests_.erase(it);
+  while (!request_expiry_.empty() && request_expiry_.begin()->first <= step->now.wall) {
+    const std::string id = request_expiry_.begin()->second;
+    request_expiry_.erase(request_expiry_.begin());
+    // It may have been used again since, for another job.
+    auto it = requests_.find(id);
+    if (it == requests_.end() || FromTimestamp(it->second.expire_time()) > step->now.wall) continue;
+    step->effects.writes.expired_requests.insert(id);
+    requests_.erase(it);
   }
 }
 

@@ -98,10 +98,9 @@ struct SessionClosedCommand {
 // Time has passed: leases may have run out. To be applied several times in a heartbeat interval.
 struct TickCommand {};
 
-using Command =
-    std::variant<CreateJobCommand, CancelJobCommand, CordonNodeCommand, UncordonNodeCommand,
-                 WorkerHelloCommand, HeartbeatCommand, AckCommand, AllocationStatusCommand,
-                 CheckpointCommand, EvaluationCommand, MaintenanceCommand, SessionClosedCommand,
-                 TickCommand>;
+using Command = std::variant<CreateJobCommand, CancelJobCommand, CordonNodeCommand,
+                             UncordonNodeCommand, WorkerHelloCommand, HeartbeatCommand, AckCommand,
+                             AllocationStatusCommand, CheckpointCommand, EvaluationCommand,
+                             MaintenanceCommand, SessionClosedCommand, TickCommand>;
 
 }  // namespace muster::coordinator

@@ -1,5 +1,6 @@
 #include "coordinator/core/effects.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace muster::coordinator {
@@ -12,10 +13,22 @@ void MergeRecords(std::map<std::string, Record> later, std::map<std::string, Rec
 
 }  // namespace
 
+std::string EventSubject(const v1::JobEvent& event) {
+  return event.job().empty() ? event.node() : event.job();
+}
+
 void Writes::Merge(Writes later) {
+  for (const std::string& name : later.expired_jobs) {
+    jobs.erase(name);
+    events.erase(std::remove_if(events.begin(), events.end(),
+                                [&](const v1::JobEvent& event) { return event.job() == name; }),
+                 events.end());
+  }
+  expired_jobs.merge(later.expired_jobs);
   MergeRecords(std::move(later.jobs), &jobs);
   MergeRecords(std::move(later.nodes), &nodes);
   MergeRecords(std::move(later.requests), &requests);
+  MergeRecords(std::move(later.tokens), &tokens);
   expired_requests.merge(later.expired_requests);
   for (v1::JobEvent& event : later.events) events.push_back(std::move(event));
 }

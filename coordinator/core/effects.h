@@ -24,20 +24,28 @@ struct Writes {
   std::map<std::string, internal::NodeRecord> nodes;
   std::map<std::string, internal::RequestRecord> requests;
   std::set<std::string> expired_requests;
+  // By id.
+  std::map<std::string, internal::TokenRecord> tokens;
+  // Removed with their events, before anything else is written.
+  std::set<std::string> expired_jobs;
   std::vector<v1::JobEvent> events;
 
   bool empty() const {
     return jobs.empty() && nodes.empty() && requests.empty() && expired_requests.empty() &&
-           events.empty();
+           events.empty() && tokens.empty() && expired_jobs.empty();
   }
   void Merge(Writes later);
 };
+
+// What the event is kept with: its job, or else its node; "" when it has neither.
+std::string EventSubject(const v1::JobEvent& event);
 
 // All that is stored: what a coordinator starts from.
 struct Snapshot {
   std::vector<internal::JobRecord> jobs;
   std::vector<internal::NodeRecord> nodes;
   std::vector<internal::RequestRecord> requests;
+  std::vector<internal::TokenRecord> tokens;
   // In order of sequence.
   std::vector<v1::JobEvent> events;
 };

@@ -45,21 +45,42 @@ std::string DescribeFailure(const v1::RankFailure& failure) {
   return absl::StrCat(rank, " exited with code ", failure.exit_code());
 }
 
-void JobMachine::Cancel(const std::string& reason, Instant now, JobOutput* out) {
+void JobMachine::Cancel(const std::string& reason, const std::string& actor, Instant now,
+                        JobOutput* out) {
   record_.set_cancel_reason(reason.empty() ? "cancelled" : absl::StrCat("cancelled: ", reason));
   if (job().state() == Job::STATE_CANCELLING) return;
   if (job().state() == Job::STATE_QUEUED) {
     Finish(Job::STATE_CANCELLED, record_.cancel_reason(), now, out);
+    out->events.back().set_actor(actor);
     return;
   }
   if (Wanted()) BeginStop(now);
   SetState(Job::STATE_CANCELLING, "its processes are being ended", now, out);
-  AddEvent("Cancelling", record_.cancel_reason(), now, out);
+  AddEvent("Cancelling", record_.cancel_reason(), now, out)->set_actor(actor);
   Settle(now, out);
 }
 
+void JobMachine::StopByCheckpoint(const std::string& reason, Instant now, JobOutput* out) {
+  record_.set_preempt_reason(reason);
+  BeginStop(now);
+  SetState(Job::STATE_RESTARTING, absl::StrCat("is stopped after a checkpoint: ", reason), now,
+           out);
+}
+
+void JobMachine::Preempt(const std::string& reason, const std::string& node, Instant now,
+                         JobOutput* out) {
+  StopByCheckpoint(reason, now, out);
+  record_.mutable_job()->set_preemptions(job().preemptions() + 1);
+  AddEvent("Preempted", reason, now, out)->set_node(node);
+}
+
+void JobMachine::Grow(const std::string& reason, Instant now, JobOutput* out) {
+  StopByCheckpoint(reason, now, out);
+  AddEvent("Growing", reason, now, out);
+}
+
 void JobMachine::NoteFailure(const internal::ShareRecord& share, Instant now, JobOutput* out) {
-  if (job().state() == Job::STATE_CANCELLING) return;
+  if (job().state() == Job::STATE_CANCELLING || !record_.preempt_reason().empty()) return;
   v1::RankFailure failure = share.status().failure();
   failure.set_node(absl::StrCat("nodes/", share.node()));
   failure.set_generation(job().generation());
@@ -85,11 +106,11 @@ void JobMachine::LoseNode(absl::string_view node, const std::string& reason, Ins
   if (share == nullptr || share->ended() || Terminal() || job().state() == Job::STATE_QUEUED) {
     return;
   }
-  share->set_ended(true);
+  EndShare(share, out);
   record_.set_node_lost(true);
   ShowPhase(*share, "LOST");
   Touch(now, out);
-  AddEvent("NodeLost", reason, now, out);
+  AddEvent("NodeLost", reason, now, out)->set_node(absl::StrCat("nodes/", node));
   if (Wanted()) {
     EndGeneration(reason, now, out);
   } else {
@@ -130,7 +151,7 @@ void JobMachine::NotHeld(absl::string_view node, bool restarted, Instant now, Jo
   internal::ShareRecord* share = FindShare(node);
   if (share == nullptr || share->ended() || Terminal()) return;
   if (!Wanted()) {
-    share->set_ended(true);
+    EndShare(share, out);
     // It may be what the other ranks' collectives were lost with.
     if (restarted && record_.started()) record_.set_node_lost(true);
     ShowPhase(*share, "STOPPED");
@@ -150,7 +171,7 @@ void JobMachine::Acknowledged(absl::string_view node, Instant now, JobOutput* ou
   // A generation that was never told to run has no process; a worker that took and dropped it
   // between two messages has nothing to report.
   if (share == nullptr || share->ended() || record_.started() || Wanted()) return;
-  share->set_ended(true);
+  EndShare(share, out);
   ShowPhase(*share, "STOPPED");
   Touch(now, out);
   Settle(now, out);
@@ -180,17 +201,29 @@ void JobMachine::Settle(Instant now, JobOutput* out) {
     Finish(Job::STATE_CANCELLED, record_.cancel_reason(), now, out);
     return;
   }
+  if (!record_.shares().empty() && EveryShare(AllocationStatus::PHASE_SUCCEEDED)) {
+    Finish(Job::STATE_SUCCEEDED, "", now, out);
+    return;
+  }
   if (!record_.fatal_reason().empty()) {
     Finish(Job::STATE_FAILED, record_.fatal_reason(), now, out);
     return;
   }
+  if (RunTime(now) >= MaxRunTime()) {
+    Finish(Job::STATE_FAILED, RunTimeReason(), now, out);
+    return;
+  }
   const v1::RankFailure& failure = job().first_failure();
-  const bool own_failure =
-      failure.generation() == job().generation() && !Stopped(failure) &&
-      !(FromLostPeer(failure) && record_.node_lost());
+  const bool own_failure = failure.generation() == job().generation() && !Stopped(failure) &&
+                           !(FromLostPeer(failure) && record_.node_lost());
   if (!own_failure) {
     Requeue(/*own_failure=*/false, now, out);
     return;
+  }
+  const bool ended = failure.signal() != 0 || failure.exit_code() != 0;
+  if (ended && !FromLostPeer(failure) && failure.exit_code() != base::kExitNonFinite &&
+      (failure.signal() != 0 || base::IsRetryable(failure.exit_code()))) {
+    out->blamed_node = failure.node();
   }
   const uint32_t max_restarts = job().config().resources().max_restarts();
   if (failure.signal() == 0 && !base::IsRetryable(failure.exit_code())) {
@@ -227,7 +260,9 @@ void JobMachine::Requeue(bool own_failure, Instant now, JobOutput* out) {
     wait = std::min(wait, kLongestBackoff);
     record_.set_consecutive_failures(record_.consecutive_failures() + 1);
   }
-  const std::string reason = job->state_reason();
+  const std::string reason =
+      record_.preempt_reason().empty() ? job->state_reason() : record_.preempt_reason();
+  record_.clear_preempt_reason();
   job->clear_ranks();
   job->clear_master();
   wait_end_ = now.monotonic + wait;

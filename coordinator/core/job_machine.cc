@@ -48,6 +48,7 @@ internal::JobRecord JobMachine::NewRecord(const Job& job, int64_t submit_sequenc
   stored->set_uid(job.uid());
   stored->set_display_name(job.display_name());
   *stored->mutable_labels() = job.labels();
+  stored->set_creator(job.creator());
   *stored->mutable_config() = job.config();
   stored->set_state(Job::STATE_QUEUED);
   *stored->mutable_create_time() = ToTimestamp(now.wall);
@@ -58,8 +59,19 @@ internal::JobRecord JobMachine::NewRecord(const Job& job, int64_t submit_sequenc
 }
 
 JobMachine::JobMachine(internal::JobRecord record, Instant now)
-    : record_(std::move(record)), phase_start_(now.monotonic) {
+    : record_(std::move(record)),
+      gang_(GangOf(record_.job().config())),
+      phase_start_(now.monotonic),
+      charged_(now.monotonic) {
   const Job::State state = job().state();
+  if (Live() && job().has_update_time()) {
+    const absl::Duration away = now.wall - FromTimestamp(job().update_time());
+    *record_.mutable_run_time() =
+        ToProto(FromProto(record_.run_time()) + std::max(absl::ZeroDuration(), away));
+  }
+  if (Live() && job().progress().has_eta()) {
+    eta_end_ = now.monotonic + FromProto(job().progress().eta());
+  }
   if (state == Job::STATE_STARTING && !record_.has_place_time()) {
     *record_.mutable_place_time() = ToTimestamp(now.wall);
   }
@@ -72,11 +84,12 @@ JobMachine::JobMachine(internal::JobRecord record, Instant now)
   wait_end_ = now.monotonic + std::clamp(wait, absl::ZeroDuration(), kLongestBackoff);
 }
 
-Gang JobMachine::gang() const {
+bool JobMachine::preemptible() const {
   const config::v1::Resources& resources = job().config().resources();
-  return Gang{std::max(1, static_cast<int>(resources.nodes())),
-              std::max(1, static_cast<int>(resources.ranks_per_node()))};
+  return !resources.has_preemptible() || resources.preemptible();
 }
+
+bool JobMachine::Live() const { return job().state() != Job::STATE_QUEUED && !Terminal(); }
 
 bool JobMachine::Wanted() const {
   return job().state() == Job::STATE_STARTING || job().state() == Job::STATE_RUNNING;
@@ -99,6 +112,11 @@ const internal::ShareRecord* JobMachine::FindShare(absl::string_view node) const
   return const_cast<JobMachine*>(this)->FindShare(node);
 }
 
+void JobMachine::EndShare(internal::ShareRecord* share, JobOutput* out) {
+  share->set_ended(true);
+  out->holdings_changed = true;
+}
+
 bool JobMachine::EveryShare(AllocationStatus::Phase phase) const {
   return std::all_of(record_.shares().begin(), record_.shares().end(),
                      [&](const auto& share) { return share.status().phase() == phase; });
@@ -106,8 +124,11 @@ bool JobMachine::EveryShare(AllocationStatus::Phase phase) const {
 
 int JobMachine::SlotsHeld(absl::string_view node) const {
   const internal::ShareRecord* share = FindShare(node);
-  if (share == nullptr || Terminal() || job().state() == Job::STATE_QUEUED) return 0;
-  return Wanted() || !share->ended() ? share->ranks_size() : 0;
+  return share == nullptr ? 0 : SlotsHeld(*share);
+}
+
+int JobMachine::SlotsHeld(const internal::ShareRecord& share) const {
+  return Wanted() || (Live() && !share.ended()) ? share.ranks_size() : 0;
 }
 
 std::set<std::string> JobMachine::Nodes() const {
@@ -117,6 +138,7 @@ std::set<std::string> JobMachine::Nodes() const {
 }
 
 void JobMachine::Touch(Instant now, JobOutput* out) {
+  ChargeTime(now, out);
   out->persist = true;
   out->changed = true;
   Job* job = record_.mutable_job();
@@ -129,16 +151,19 @@ void JobMachine::Touch(Instant now, JobOutput* out) {
 
 void JobMachine::SetState(Job::State state, const std::string& reason, Instant now,
                           JobOutput* out) {
+  // In the state that ends here.
+  ChargeTime(now, out);
   Job* job = record_.mutable_job();
   out->state_changes.push_back(StateChange{job->state(), state});
   job->set_state(state);
   job->set_state_reason(reason);
   out->desired_changed = true;
+  out->holdings_changed = true;
   Touch(now, out);
 }
 
-void JobMachine::AddEvent(const std::string& type, const std::string& message, Instant now,
-                          JobOutput* out) {
+v1::JobEvent* JobMachine::AddEvent(const std::string& type, const std::string& message, Instant now,
+                                   JobOutput* out) {
   v1::JobEvent event;
   *event.mutable_time() = ToTimestamp(now.wall);
   event.set_job(job().name());
@@ -146,6 +171,7 @@ void JobMachine::AddEvent(const std::string& type, const std::string& message, I
   event.set_message(message);
   out->events.push_back(std::move(event));
   out->changed = true;
+  return &out->events.back();
 }
 
 void JobMachine::ShowPhase(const internal::ShareRecord& share, const std::string& phase) {
@@ -163,7 +189,10 @@ void JobMachine::Report(absl::string_view node, const AllocationStatus& status, 
   }
   *share->mutable_status() = status;
   ShowPhase(*share, PhaseName(status.phase()));
-  if (EndsShare(status.phase())) share->set_ended(true);
+  if (EndsShare(status.phase())) EndShare(share, out);
+  if (share->node_rank() == 0 && !status.environment().empty()) {
+    *record_.mutable_job()->mutable_environment() = status.environment();
+  }
   Touch(now, out);
 
   for (const v1::Checkpoint& checkpoint : status.checkpoints()) {
@@ -193,6 +222,7 @@ void JobMachine::Report(absl::string_view node, const AllocationStatus& status, 
         if (!job().has_start_time()) {
           *record_.mutable_job()->mutable_start_time() = ToTimestamp(now.wall);
         }
+        phase_start_ = now.monotonic;
         SetState(Job::STATE_RUNNING, "", now, out);
         AddEvent("Running", absl::StrCat("all ", job().ranks_size(), " ranks have joined"), now,
                  out);

@@ -31,10 +31,16 @@ struct JobOutput {
   bool changed = false;
   // Its nodes must be told, slots may be free or wanted.
   bool desired_changed = false;
+  // It keeps slots of other nodes, or fewer.
+  bool holdings_changed = false;
   // Without sequence numbers.
   std::vector<v1::JobEvent> events;
   std::vector<StateChange> state_changes;
   std::optional<absl::Duration> queue_wait;
+  // Used since the last input that was stored.
+  double slot_seconds = 0;
+  // The node on which an attempt has failed, when another node may do better.
+  std::string blamed_node;
 };
 
 // One job's life. Pure: the time is an argument, all consequences are in JobOutput.
@@ -56,9 +62,10 @@ struct JobOutput {
 //  3 every node reports SUCCEEDED (also straight from STARTING)
 //  4 a rank failed, a node was lost or could not prepare, or after start_timeout not every rank has
 //    joined: nothing of the generation is wanted now
+//    or Preempt, Grow, or max_run_time is used up
 //  5 every share has ended: a retry. A failure of the job's own counts and waits restart_backoff,
-//    doubled for each failure in a row; after a lost node neither.
-//  6 likewise, but a retry cannot mend it, or max_restarts is used up
+//    doubled for each failure in a row; after a lost node, Preempt or Grow neither.
+//  6 likewise, but a retry cannot mend it, or max_restarts or max_run_time is used up
 //  7 Cancel; 8 Cancel while nothing is placed; 9 every share has ended
 //
 // A share (one node's part of a generation) has ended when no process of it is left, when its node
@@ -75,11 +82,18 @@ struct JobOutput {
 // SIGKILL, is a failure of the job's own, unless it stopped as asked after a checkpoint
 // (kExitStopped), which costs nothing.
 //
+// A generation that is stopped by checkpoint (Preempt, Grow) is no longer wanted: its workers ask
+// the trainers to stop, and those write a checkpoint first. Whatever its ranks say while they end
+// is no failure of the job's; if they had just finished, it has SUCCEEDED.
+//
+// Time on nodes (max_run_time) counts from the placement until every share has ended, over all
+// generations, and also while the coordinator was away or stood still.
+//
 // Time limits count in time that this coordinator was there: a paused one forgives the pause, and
 // one that takes up a stored record lets them start anew.
 class JobMachine {
  public:
-  // A new job in QUEUED: of `job` name, uid, display_name, labels and config are read.
+  // A new job in QUEUED: of `job` name, uid, display_name, labels, creator and config are read.
   static internal::JobRecord NewRecord(const v1::Job& job, int64_t submit_sequence, Instant now);
 
   // Takes up a stored record, also one from a release that knew fewer fields.
@@ -87,10 +101,18 @@ class JobMachine {
 
   const internal::JobRecord& record() const { return record_; }
   const v1::Job& job() const { return record_.job(); }
-  Gang gang() const;
+  const Gang& gang() const { return gang_; }
+  int priority() const { return job().config().resources().priority(); }
+  // Default true.
+  bool preemptible() const;
   bool Terminal() const;
-  // Slots of the node that the job keeps from others.
+  // Has a generation on nodes.
+  bool Live() const;
+  // It is meant to run.
+  bool Wanted() const;
+  // Slots of the node, or of a share's node, that the job keeps from others.
   int SlotsHeld(absl::string_view node) const;
+  int SlotsHeld(const internal::ShareRecord& share) const;
   // Nodes of its newest generation.
   std::set<std::string> Nodes() const;
   // What the node should hold of this job.
@@ -101,11 +123,17 @@ class JobMachine {
   // In QUEUED: that wait is over, and EndWait must be called.
   bool WaitIsOver(Instant now) const;
   void EndWait(Instant now, JobOutput* out);
-  // Transition 1. `nodes` in order of node_rank.
+  // Transition 1. `nodes` in order of node_rank, from gang().min_nodes to max_nodes of them.
   void Place(const std::vector<std::string>& nodes, Instant now, JobOutput* out);
-  void SetWaitReason(const std::string& reason, Instant now, JobOutput* out);
-  // Transition 7 or 8; the job must be live.
-  void Cancel(const std::string& reason, Instant now, JobOutput* out);
+  // Transition 7 or 8; the job must not be terminal.
+  void Cancel(const std::string& reason, const std::string& actor, Instant now, JobOutput* out);
+  // Transition 4, for no fault of the job; it must be Wanted(). `reason`: "for jobs/x". `node` is
+  // "nodes/x" when it is the reason.
+  void Preempt(const std::string& reason, const std::string& node, Instant now, JobOutput* out);
+  // Likewise, so that it is placed on more nodes.
+  void Grow(const std::string& reason, Instant now, JobOutput* out);
+  // RUNNING since then, as far as this coordinator knows.
+  absl::Duration running_since() const { return phase_start_; }
 
   // Does nothing when it is of another generation or the node has no part in the job.
   void Report(absl::string_view node, const v1::AllocationStatus& status, Instant now,
@@ -117,7 +145,14 @@ class JobMachine {
   std::vector<std::string> NodesOverdueToStop(Instant now) const;
   // Goes on without such a node, whose processes may run on.
   void GiveUpNode(absl::string_view node, Instant now, JobOutput* out);
-  // No tick came for so long: it counts against nobody.
+  // Wanted() and max_run_time has passed: transition 4, then 6.
+  bool RunTimeUsedUp(Instant now) const;
+  void EndRunTime(Instant now, JobOutput* out);
+  // How long it will be on nodes at most, or as it says itself; infinite: not known.
+  absl::Duration ExpectedRunTime(Instant now) const;
+  // By Instant::monotonic: when it is expected to have left its nodes; infinite: not known.
+  absl::Duration ExpectedEnd(Instant now) const;
+  // It does not count against anybody that no tick came for so long, or a node was frozen.
   void Forgive(absl::Duration pause) { phase_start_ += pause; }
   // The node is lost, or its worker came back without the ranks.
   void LoseNode(absl::string_view node, const std::string& reason, Instant now, JobOutput* out);
@@ -144,13 +179,14 @@ class JobMachine {
 
  private:
   internal::ShareRecord* FindShare(absl::string_view node);
+  static void EndShare(internal::ShareRecord* share, JobOutput* out);
   const internal::ShareRecord* FindShare(absl::string_view node) const;
-  // A generation is placed and meant to run.
-  bool Wanted() const;
   bool EveryShare(v1::AllocationStatus::Phase phase) const;
   void Touch(Instant now, JobOutput* out);
   void SetState(v1::Job::State state, const std::string& reason, Instant now, JobOutput* out);
-  void AddEvent(const std::string& type, const std::string& message, Instant now, JobOutput* out);
+  // To be completed; valid until the next.
+  v1::JobEvent* AddEvent(const std::string& type, const std::string& message, Instant now,
+                         JobOutput* out);
   void ShowPhase(const internal::ShareRecord& share, const std::string& phase);
   void NoteAdvance(absl::string_view node, Instant now);
 
@@ -159,6 +195,12 @@ class JobMachine {
   // From now on nothing of the generation is wanted.
   void BeginStop(Instant now);
   absl::Duration StopLimit() const;
+  void StopByCheckpoint(const std::string& reason, Instant now, JobOutput* out);
+  // Time on nodes so far, and its limit (infinite: none).
+  absl::Duration RunTime(Instant now) const;
+  absl::Duration MaxRunTime() const;
+  std::string RunTimeReason() const;
+  void ChargeTime(Instant now, JobOutput* out);
   // The newest generation has left a checkpoint that is newer than what it resumed from.
   bool WroteCheckpoint() const;
   // Transition 4, then 5 or 6 if nothing is left already.
@@ -169,14 +211,20 @@ class JobMachine {
   void Requeue(bool own_failure, Instant now, JobOutput* out);
 
   internal::JobRecord record_;
+  Gang gang_;
   // Not stored; all times by Instant::monotonic.
-  // In STARTING: since the placement. In RESTARTING and CANCELLING: since nothing is wanted.
+  // In STARTING: since the placement. In RUNNING: since all ranks had joined. In RESTARTING and
+  // CANCELLING: since nothing is wanted.
   absl::Duration phase_start_;
   // In QUEUED with not_before: that time.
   absl::Duration wait_end_;
   std::map<std::string, absl::Duration> last_advance_;
   absl::Duration advance_interval_;
   absl::Duration progress_stored_ = -absl::InfiniteDuration();
+  // Time on nodes is in the record up to here.
+  absl::Duration charged_;
+  // From the newest progress of the running generation; infinite: it has told none.
+  absl::Duration eta_end_ = absl::InfiniteDuration();
 };
 
 // "rank 1 on nodes/b: " and what its worker said of it; the message alone when no process has

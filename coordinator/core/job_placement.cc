@@ -41,7 +41,7 @@ std::optional<v1::Allocation> JobMachine::AllocationOn(absl::string_view node) c
   allocation.set_job_uid(job().uid());
   allocation.set_generation(job().generation());
   allocation.set_node_rank(share->node_rank());
-  allocation.set_world_size(gang().nodes * gang().ranks_per_node);
+  allocation.set_world_size(job().ranks_size());
   *allocation.mutable_ranks() = share->ranks();
   *allocation.mutable_config() = job().config();
   allocation.set_goal(record_.started() ? v1::Allocation::GOAL_RUN : v1::Allocation::GOAL_PREPARE);
@@ -66,8 +66,11 @@ void JobMachine::Place(const std::vector<std::string>& nodes, Instant now, JobOu
   record_.set_node_lost(false);
   record_.clear_not_before();
   record_.clear_stop_time();
+  record_.clear_preempt_reason();
   *record_.mutable_place_time() = ToTimestamp(now.wall);
   phase_start_ = now.monotonic;
+  charged_ = now.monotonic;
+  eta_end_ = absl::InfiniteDuration();
   last_advance_.clear();
   advance_interval_ = absl::ZeroDuration();
 
@@ -107,12 +110,6 @@ bool JobMachine::WaitIsOver(Instant now) const {
 
 void JobMachine::EndWait(Instant now, JobOutput* out) {
   record_.clear_not_before();
-  Touch(now, out);
-}
-
-void JobMachine::SetWaitReason(const std::string& reason, Instant now, JobOutput* out) {
-  if (job().state() != Job::STATE_QUEUED || job().state_reason() == reason) return;
-  record_.mutable_job()->set_state_reason(reason);
   Touch(now, out);
 }
 

@@ -6,6 +6,7 @@
 
 #include "coordinator/core/job_machine.h"
 #include "coordinator/core/lineage.h"
+#include "coordinator/core/timestamps.h"
 
 namespace muster::coordinator {
 
@@ -48,6 +49,7 @@ void JobMachine::ReportProgress(absl::string_view node, const v1::JobProgress& p
     NoteAdvance(node, now);
   }
   *record_.mutable_job()->mutable_progress() = after;
+  if (after.has_eta()) eta_end_ = now.monotonic + FromProto(after.eta());
   out->changed = true;
   if (now.monotonic - progress_stored_ >= persist_interval) Touch(now, out);
 }

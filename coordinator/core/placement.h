@@ -1,35 +1,40 @@
 #pragma once
 
-#include <optional>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
+
+#include "muster/config/v1/train_job.pb.h"
+#include "muster/v1/node.pb.h"
+
 namespace muster::coordinator {
 
-// What a job asks for: all of it at once, or nothing.
+// What a job asks for: min_nodes to max_nodes nodes at once, or nothing.
 struct Gang {
   int nodes = 1;
   int ranks_per_node = 1;
+  int min_nodes = 1;
+  int max_nodes = 1;
+  // Only nodes with all of these labels, and whose GPUs are all of these types (empty: any).
+  std::map<std::string, std::string> labels;
+  std::set<std::string> gpu_types;
+
+  bool elastic() const { return min_nodes < max_nodes; }
 };
 
-struct NodeCapacity {
-  std::string name;
-  int slots = 0;
-  int free_slots = 0;
-};
+Gang GangOf(const config::v1::TrainJob& config);
 
-// The gang's nodes in order of node_rank, or nothing when it does not fit now. Nodes in `preferred`
-// (those that hold the job's checkpoints) come first, then those with most free slots, so that jobs
-// spread; names break ties.
-std::optional<std::vector<std::string>> PlaceGang(const Gang& gang,
-                                                  const std::vector<NodeCapacity>& nodes,
-                                                  const std::set<std::string>& preferred);
+// Whether labels and GPU types of a node are what the gang asks for.
+bool Allows(const Gang& gang, const v1::Inventory& inventory);
 
-// Whether it would fit if no other job ran.
-bool FitsWhenEmpty(const Gang& gang, const std::vector<NodeCapacity>& nodes);
+// " with 2 free slots each, label zone=a and GPU type A100", for `what` "free"; each is left out
+// when nothing is asked for.
+std::string NodeWish(const Gang& gang, absl::string_view what);
 
 // What a gang that does not fit waits for: "waits for 2 nodes with 1 free slot each; 1 of 2 ready".
-std::string WaitReason(const Gang& gang, const std::vector<NodeCapacity>& nodes);
+std::string WaitReason(const Gang& gang, int ready);
 
 }  // namespace muster::coordinator

@@ -7,6 +7,8 @@
 #include "common/base/endpoint.h"
 #include "common/base/random_id.h"
 #include "common/base/status_macros.h"
+#include "common/rpc/credentials.h"
+#include "common/security/digest.h"
 
 namespace muster::coordinator {
 namespace {
@@ -26,13 +28,19 @@ absl::StatusOr<base::Endpoint> ParseAllowed(absl::string_view flag, const std::s
   if (!endpoint.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(flag, ": ", endpoint.status().message()));
   }
-  if (!endpoint->IsLoopback() && !options.insecure_network) {
+  if (!endpoint->IsLoopback() && options.tls.empty() && !options.insecure_network) {
     return absl::InvalidArgumentError(
         absl::StrCat(flag, " ", address,
-                     " is not a loopback address; plaintext without authentication beyond "
-                     "loopback needs --insecure-network"));
+                     " is not a loopback address: it needs TLS (--tls-cert, --tls-key); plaintext "
+                     "without authentication there needs --insecure-network"));
   }
   return endpoint;
+}
+
+AccessControl::Options AccessOptions(const App::Options& options) {
+  AccessControl::Options access = options.access;
+  access.required = access.required || !options.tls.empty();
+  return access;
 }
 
 }  // namespace
@@ -43,14 +51,20 @@ App::App(const Options& options, std::unique_ptr<StateStore> store, Snapshot sto
       timers_(timers),
       tick_interval_(options.state.lease.heartbeat_interval / 4),
       store_(std::move(store)),
+      access_(AccessOptions(options), stored.tokens, clock),
       state_(options.state, std::move(stored), Instant{clock.Now(), clock.Monotonic()}),
-      state_thread_(
-          StateThread::Deps{&state_, store_.get(), &clock, &sessions_, &watchers_, &metrics_}),
-      job_service_(JobServiceImpl::Deps{&state_thread_, &watchers_, &logs_,
-                                        [] { return base::RandomUuid(); },
-                                        [] { return base::RandomHex(3); }}),
-      worker_service_(WorkerServiceImpl::Deps{&state_thread_, &sessions_, &logs_}),
-      http_api_(HttpApi::Deps{&state_thread_, &registry_, &metrics_}) {}
+      state_thread_(StateThread::Deps{&state_, store_.get(), &clock, &sessions_, &watchers_,
+                                      &metrics_, options.store_lost}),
+      job_service_(&access_, JobServiceImpl::Deps{&state_thread_, &watchers_, &logs_, &access_,
+                                                  [] { return base::RandomUuid(); },
+                                                  [] { return base::RandomHex(3); }}),
+      node_service_(&access_, &state_thread_, &access_),
+      worker_service_(&access_, WorkerServiceImpl::Deps{&state_thread_, &sessions_, &logs_,
+                                                        &access_, options.max_sessions}),
+      access_service_(&access_,
+                      AccessServiceImpl::Deps{&access_, &state_thread_, &security::MakeSecret}),
+      http_api_(
+          HttpApi::Deps{&state_thread_, &registry_, &metrics_, &access_, !options.tls.empty()}) {}
 
 absl::StatusOr<std::unique_ptr<App>> App::Start(const Options& options,
                                                 std::unique_ptr<StateStore> store,
@@ -65,10 +79,21 @@ absl::StatusOr<std::unique_ptr<App>> App::Start(const Options& options,
   rpc::ServerOptions server;
   server.address = listen.ToString();
   server.allow_plaintext_network = options.insecure_network;
-  server.services = {&app->job_service_, &app->node_service_, &app->worker_service_};
+  server.services = {&app->job_service_, &app->node_service_, &app->worker_service_,
+                     &app->access_service_};
+  if (!options.tls.empty()) {
+    MUSTER_ASSIGN_OR_RETURN(server.credentials, rpc::TlsServerCredentials(options.tls));
+  }
   MUSTER_ASSIGN_OR_RETURN(app->grpc_server_, rpc::Server::Start(server));
+  metrics::HttpProtection protection;
+  protection.tls = options.tls;
+  protection.allow_plaintext_network = options.insecure_network;
+  protection.refuse = [api = &app->http_api_](const std::string& pattern,
+                                              const std::string& authorization) {
+    return api->Refuse(pattern, authorization);
+  };
   MUSTER_ASSIGN_OR_RETURN(app->http_server_,
-                          metrics::HttpServer::Start(http, app->http_api_.Routes()));
+                          metrics::HttpServer::Start(http, app->http_api_.Routes(), protection));
   app->http_api_.SetOwnAddress(Reachable(app->http_server_->endpoint()).ToString());
   absl::MutexLock lock(&app->ticker_->mutex);
   app->ScheduleTick();

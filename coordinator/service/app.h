@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -11,8 +12,12 @@
 #include "common/metrics/http_server.h"
 #include "common/metrics/registry.h"
 #include "common/rpc/server.h"
+#include "common/security/tls_files.h"
 #include "coordinator/core/cluster_state.h"
+#include "coordinator/service/access_control.h"
+#include "coordinator/service/access_service.h"
 #include "coordinator/service/coordinator_metrics.h"
+#include "coordinator/service/guarded_service.h"
 #include "coordinator/service/http_api.h"
 #include "coordinator/service/job_service.h"
 #include "coordinator/service/job_watchers.h"
@@ -32,12 +37,24 @@ class App {
     // "ip:port"; port 0: any free one.
     std::string listen_address = "127.0.0.1:0";
     std::string http_address = "127.0.0.1:0";
+    // The coordinator's certificate and key, for gRPC and HTTP alike, and the CA of its clients'
+    // certificates, if they must show any. With a certificate every caller needs a token too;
+    // without one there is neither encryption nor authentication, which is allowed on loopback
+    // only.
+    security::TlsFiles tls;
+    // access.required holds with TLS in any case.
+    AccessControl::Options access;
+    int max_sessions = 20'000;
     // Plaintext and no authentication beyond loopback, where the network itself is trusted.
     bool insecure_network = false;
     ClusterState::Options state;
+    // Called once, from a thread of the app's, when another coordinator has taken the store: then
+    // end this object. May be null.
+    std::function<void()> store_lost = nullptr;
   };
 
-  // Takes up what the store holds and serves. Unavailable when an address cannot be bound.
+  // Takes up what the store holds and serves. Unavailable when an address cannot be bound;
+  // InvalidArgument for options, TLS files among them, that cannot be used.
   static absl::StatusOr<std::unique_ptr<App>> Start(const Options& options,
                                                     std::unique_ptr<StateStore> store,
                                                     const base::Clock& clock,
@@ -61,6 +78,7 @@ class App {
   base::TimerQueue& timers_;
   const absl::Duration tick_interval_;
   std::unique_ptr<StateStore> store_;
+  AccessControl access_;
   ClusterState state_;
   metrics::Registry registry_{"muster-coordinator"};
   CoordinatorMetrics metrics_{&registry_};
@@ -68,9 +86,10 @@ class App {
   JobWatchers watchers_;
   LogRelay logs_{&sessions_};
   StateThread state_thread_;
-  JobServiceImpl job_service_;
-  NodeServiceImpl node_service_{&state_thread_};
-  WorkerServiceImpl worker_service_;
+  Guarded<JobServiceImpl> job_service_;
+  Guarded<NodeServiceImpl> node_service_;
+  Guarded<WorkerServiceImpl> worker_service_;
+  Guarded<AccessServiceImpl> access_service_;
   HttpApi http_api_;
   std::unique_ptr<rpc::Server> grpc_server_;
   std::unique_ptr<metrics::HttpServer> http_server_;

@@ -33,11 +33,12 @@ CoordinatorMetrics::CoordinatorMetrics(metrics::Registry* registry)
                                         "Time since the node was last heard.")),
       transitions_(registry->AddCounter("muster_coordinator_job_state_transitions_total",
                                         "Changes of jobs' states.")),
-      node_losses_(registry
-                       ->AddCounter("muster_coordinator_node_losses_total",
-                                    "Nodes given up: nothing was heard of them, or they did not end a "
-                                    "job's ranks in time.")
-                       .Add({})),
+      node_losses_(
+          registry
+              ->AddCounter("muster_coordinator_node_losses_total",
+                           "Nodes given up: nothing was heard of them, or they did not end a "
+                           "job's ranks in time.")
+              .Add({})),
       queue_wait_(registry
                       ->AddHistogram("muster_coordinator_queue_wait_seconds",
                                      "Time from submission, or from the end of a generation, to "
@@ -47,6 +48,10 @@ CoordinatorMetrics::CoordinatorMetrics(metrics::Registry* registry)
                            ->AddHistogram("muster_coordinator_store_commit_duration_seconds",
                                           "Time of one commit to the store.")
                            .Add({}, ExponentialBuckets(0.0005, 2, 14))) {
+  registry
+      ->AddGauge("muster_coordinator_leader", "1 on the coordinator that leads, 0 on a standby.")
+      .Add({})
+      .Set(1);
   using State = v1::Job::State;
   for (auto [from, to] : std::initializer_list<std::pair<State, State>>{
            {v1::Job::STATE_UNSPECIFIED, v1::Job::STATE_QUEUED},

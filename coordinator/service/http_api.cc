@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 
+#include "common/base/endpoint.h"
 #include "coordinator/service/page_token.h"
 #include "coordinator/service/status_page.h"
 #include "muster/v1/job_service.pb.h"
@@ -44,6 +45,13 @@ HttpResponse JsonResponse(const google::protobuf::Message& message) {
   const auto status = google::protobuf::util::MessageToJsonString(message, &response.body, options);
   if (!status.ok()) return ErrorResponse(500, "the record cannot be written as JSON");
   return response;
+}
+
+// Of one of Prometheus's targets.
+nlohmann::json Labels(const char* role, bool tls) {
+  nlohmann::json labels = {{"__meta_muster_role", role}};
+  if (tls) labels["__scheme__"] = "https";
+  return labels;
 }
 
 struct Page {
@@ -81,6 +89,22 @@ std::vector<metrics::HttpServer::Route> HttpApi::Routes() {
   };
 }
 
+std::optional<HttpResponse> HttpApi::Refuse(const std::string& pattern,
+                                            const std::string& authorization) {
+  const absl::Status admitted = deps_.access->AdmitHttp(pattern, authorization);
+  if (admitted.ok()) return std::nullopt;
+  if (admitted.code() == absl::StatusCode::kResourceExhausted) {
+    return ErrorResponse(429, admitted.message());
+  }
+  if (admitted.code() != absl::StatusCode::kUnauthenticated) {
+    return ErrorResponse(403, admitted.message());
+  }
+  HttpResponse response = ErrorResponse(401, admitted.message());
+  // Makes browsers ask: any user name, the token as the password.
+  response.headers["WWW-Authenticate"] = "Basic realm=\"muster\"";
+  return response;
+}
+
 void HttpApi::SetOwnAddress(const std::string& address) {
   absl::MutexLock lock(&mutex_);
   own_address_ = address;
@@ -112,17 +136,19 @@ HttpResponse HttpApi::Targets() {
     absl::MutexLock lock(&mutex_);
     if (!own_address_.empty()) {
       targets.push_back(
-          {{"targets", {own_address_}}, {"labels", {{"__meta_muster_role", "coordinator"}}}});
+          {{"targets", {own_address_}}, {"labels", Labels("coordinator", deps_.tls)}});
     }
   }
   for (const v1::Node& node : *nodes) {
     const std::string& address = node.inventory().metrics_address();
     if (node.state() == v1::Node::STATE_LOST || address.empty()) continue;
     const std::string name(absl::StripPrefix(node.name(), "nodes/"));
-    targets.push_back(
-        {{"targets", {address}},
-         {"labels",
-          {{"__meta_muster_role", "worker"}, {"__meta_muster_node", name}, {"node", name}}}});
+    // A worker that serves loopback only does it in plaintext.
+    const absl::StatusOr<base::Endpoint> endpoint = base::ParseEndpoint(address);
+    nlohmann::json labels = Labels("worker", deps_.tls && endpoint.ok() && !endpoint->IsLoopback());
+    labels["__meta_muster_node"] = name;
+    labels["node"] = name;
+    targets.push_back({{"targets", {address}}, {"labels", std::move(labels)}});
   }
   HttpResponse response;
   response.content_type = "application/json";

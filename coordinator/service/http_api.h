@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,7 @@
 
 #include "common/metrics/http_server.h"
 #include "common/metrics/registry.h"
+#include "coordinator/service/access_control.h"
 #include "coordinator/service/coordinator_metrics.h"
 #include "coordinator/service/state_thread.h"
 
@@ -26,11 +28,18 @@ class HttpApi {
     StateThread* state;
     const metrics::Registry* registry;
     CoordinatorMetrics* metrics;
+    AccessControl* access;
+    // Serves TLS; so do, then, the workers beyond loopback.
+    bool tls = false;
   };
   explicit HttpApi(const Deps& deps) : deps_(deps) {}
 
   // The routes call this object, which must outlive the server.
   std::vector<metrics::HttpServer::Route> Routes();
+
+  // An answer for those who may not see the route: 401, 403 or 429.
+  std::optional<metrics::HttpResponse> Refuse(const std::string& pattern,
+                                              const std::string& authorization);
 
   // "ip:port" that this coordinator's own /metrics is served on. Not among the targets before.
   void SetOwnAddress(const std::string& address);

@@ -111,6 +111,7 @@ grpc::ServerUnaryReactor* JobServiceImpl::CreateJob(grpc::CallbackServerContext*
   CreateJobCommand command;
   command.request_id = request->request_id();
   command.request_body = Fingerprint(*request);
+  command.actor = deps_.access->ActorOf(*context);
   v1::Job* job = &command.job;
   job->set_display_name(request->job().display_name());
   *job->mutable_labels() = request->job().labels();
@@ -139,9 +140,7 @@ grpc::ServerUnaryReactor* JobServiceImpl::CreateJob(grpc::CallbackServerContext*
             absl::StrCat(job.name(), " exists already; choose another job_id"))));
         return;
       }
-      *reply = job;
-      reply->set_state(v1::Job::STATE_QUEUED);
-      reply->set_state_reason(state->PlacementWarning(job.config()));
+      *reply = state->DryRun(job);
       reactor->Finish(grpc::Status::OK);
     });
     return reactor;
@@ -207,11 +206,12 @@ grpc::ServerUnaryReactor* JobServiceImpl::CancelJob(grpc::CallbackServerContext*
                                                     const v1::CancelJobRequest* request,
                                                     v1::Job* reply) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  deps_.state->Post(CancelJobCommand{request->name(), request->reason()},
-                    [reactor, reply](const Effects& effects) {
-                      if (effects.reply->ok()) *reply = **effects.reply;
-                      reactor->Finish(JobError(effects.reply->status()));
-                    });
+  deps_.state->Post(
+      CancelJobCommand{request->name(), request->reason(), deps_.access->ActorOf(*context)},
+      [reactor, reply](const Effects& effects) {
+        if (effects.reply->ok()) *reply = **effects.reply;
+        reactor->Finish(JobError(effects.reply->status()));
+      });
   return reactor;
 }
 

@@ -3,6 +3,7 @@
 #include <functional>
 #include <string>
 
+#include "coordinator/service/access_control.h"
 #include "coordinator/service/job_watchers.h"
 #include "coordinator/service/log_relay.h"
 #include "coordinator/service/state_thread.h"
@@ -20,6 +21,7 @@ class JobServiceImpl : public v1::JobService::CallbackService {
     StateThread* state;
     JobWatchers* watchers;
     LogRelay* logs;
+    const AccessControl* access;
     // Random ids: a UUID, and six characters of [a-z0-9].
     std::function<std::string()> make_uid;
     std::function<std::string()> make_suffix;
@@ -35,6 +37,9 @@ class JobServiceImpl : public v1::JobService::CallbackService {
                                      v1::ListJobsResponse* reply) override;
   grpc::ServerUnaryReactor* CancelJob(grpc::CallbackServerContext* context,
                                       const v1::CancelJobRequest* request, v1::Job* reply) override;
+  grpc::ServerUnaryReactor* ListEvents(grpc::CallbackServerContext* context,
+                                       const v1::ListEventsRequest* request,
+                                       v1::ListEventsResponse* reply) override;
   grpc::ServerWriteReactor<v1::WatchJobResponse>* WatchJob(
       grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) override;
   grpc::ServerWriteReactor<v1::StreamLogsResponse>* StreamLogs(

@@ -1,10 +1,12 @@
 #include "coordinator/service/node_service.h"
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 
 #include "common/rpc/errors.h"
@@ -16,6 +18,25 @@ namespace {
 grpc::Status Stopping() {
   return rpc::ToGrpcStatus(rpc::Error(absl::StatusCode::kUnavailable, "UNAVAILABLE",
                                       "the coordinator is stopping; try again"));
+}
+
+grpc::Status NodeError(const absl::Status& status) {
+  const char* reason = absl::IsNotFound(status)      ? "NODE_NOT_FOUND"
+                       : absl::IsUnavailable(status) ? "UNAVAILABLE"
+                                                     : "INVALID_REQUEST";
+  return rpc::ToGrpcStatus(rpc::Error(status.code(), reason, status.message()));
+}
+
+// Reasons are shown in tables and kept with the node.
+constexpr size_t kLongestReason = 500;
+
+grpc::Status CheckReason(const std::string& reason) {
+  const bool one_line = std::none_of(reason.begin(), reason.end(), [](char c) {
+    return absl::ascii_iscntrl(static_cast<unsigned char>(c));
+  });
+  if (one_line && reason.size() <= kLongestReason) return grpc::Status::OK;
+  return NodeError(absl::InvalidArgumentError(
+      absl::StrCat("reason: must be one line of at most ", kLongestReason, " bytes")));
 }
 
 }  // namespace
@@ -70,6 +91,52 @@ grpc::ServerUnaryReactor* NodeServiceImpl::ListNodes(grpc::CallbackServerContext
     reactor->Finish(grpc::Status::OK);
   });
   return reactor;
+}
+
+grpc::ServerUnaryReactor* NodeServiceImpl::Change(grpc::CallbackServerContext* context,
+                                                  Command command, v1::Node* reply) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  state_->Post(std::move(command), [reactor, reply](const Effects& effects) {
+    if (!effects.node_reply.has_value()) {
+      reactor->Finish(Stopping());
+    } else if (!effects.node_reply->ok()) {
+      reactor->Finish(NodeError(effects.node_reply->status()));
+    } else {
+      *reply = **effects.node_reply;
+      reactor->Finish(grpc::Status::OK);
+    }
+  });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* NodeServiceImpl::Cordon(grpc::CallbackServerContext* context,
+                                                  const std::string& name,
+                                                  const std::string& reason, bool drain,
+                                                  v1::Node* reply) {
+  if (const grpc::Status wrong = CheckReason(reason); !wrong.ok()) {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(wrong);
+    return reactor;
+  }
+  return Change(context, CordonNodeCommand{name, reason, drain, access_->ActorOf(*context)}, reply);
+}
+
+grpc::ServerUnaryReactor* NodeServiceImpl::CordonNode(grpc::CallbackServerContext* context,
+                                                      const v1::CordonNodeRequest* request,
+                                                      v1::Node* reply) {
+  return Cordon(context, request->name(), request->reason(), /*drain=*/false, reply);
+}
+
+grpc::ServerUnaryReactor* NodeServiceImpl::UncordonNode(grpc::CallbackServerContext* context,
+                                                        const v1::UncordonNodeRequest* request,
+                                                        v1::Node* reply) {
+  return Change(context, UncordonNodeCommand{request->name(), access_->ActorOf(*context)}, reply);
+}
+
+grpc::ServerUnaryReactor* NodeServiceImpl::DrainNode(grpc::CallbackServerContext* context,
+                                                     const v1::DrainNodeRequest* request,
+                                                     v1::Node* reply) {
+  return Cordon(context, request->name(), request->reason(), /*drain=*/true, reply);
 }
 
 }  // namespace muster::coordinator

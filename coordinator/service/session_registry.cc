@@ -22,6 +22,11 @@ std::shared_ptr<SessionWriter> SessionRegistry::Find(SessionId id) {
   return it == sessions_.end() ? nullptr : it->second;
 }
 
+int SessionRegistry::size() {
+  absl::MutexLock lock(&mutex_);
+  return static_cast<int>(sessions_.size());
+}
+
 bool SessionRegistry::Send(SessionId id, v1::CoordinatorMessage message, bool close) {
   std::shared_ptr<SessionWriter> session = Find(id);
   if (session == nullptr) return false;

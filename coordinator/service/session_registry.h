@@ -26,6 +26,7 @@ class SessionRegistry {
  public:
   SessionId Add(std::shared_ptr<SessionWriter> session);
   void Remove(SessionId id);
+  int size();
   // False when the stream is gone.
   bool Send(SessionId id, v1::CoordinatorMessage message, bool close = false);
   // Tells every worker to come back later, and ends its stream.

@@ -30,6 +30,7 @@ void StateThread::Push(Item item) {
 }
 
 void StateThread::Drop(const Item& item) {
+  if (item.stored) item.stored(absl::UnavailableError("the coordinator is stopping; try again"));
   if (item.question) item.question(nullptr, Now());
   if (item.done) {
     Effects effects;
@@ -39,11 +40,23 @@ void StateThread::Drop(const Item& item) {
 }
 
 void StateThread::Post(Command command, Done done) {
-  Push(Item{nullptr, std::move(command), std::move(done), Instant()});
+  Item item;
+  item.command = std::move(command);
+  item.done = std::move(done);
+  Push(std::move(item));
+}
+
+void StateThread::Store(Writes writes, Stored done) {
+  Item item;
+  item.records = std::move(writes);
+  item.stored = std::move(done);
+  Push(std::move(item));
 }
 
 void StateThread::Ask(Question question) {
-  Push(Item{std::move(question), TickCommand{}, nullptr, Instant()});
+  Item item;
+  item.question = std::move(question);
+  Push(std::move(item));
 }
 
 void StateThread::AskAndWait(const Question& question) {
@@ -86,11 +99,12 @@ void StateThread::Work(std::vector<Item> items) {
   std::vector<std::pair<Effects, const Item*>> applied;
   Writes writes;
   for (const Item& item : items) {
-    if (item.question) continue;
+    if (item.stored) writes.Merge(item.records);
+    if (item.question || item.stored) continue;
     applied.emplace_back(deps_.state->Apply(item.command, item.now), &item);
     writes.Merge(applied.back().first.writes);
   }
-  if (!writes.empty() && !CommitWithRetries(writes)) {
+  if (!CommitWithRetries(writes)) {
     for (const Item& item : items) Drop(item);
     return;
   }
@@ -101,6 +115,7 @@ void StateThread::Work(std::vector<Item> items) {
   }
   PublishJobs(changed_jobs, writes.events);
   for (const Item& item : items) {
+    if (item.stored) item.stored(absl::OkStatus());
     if (item.question) item.question(deps_.state, Now());
   }
 }
@@ -111,9 +126,13 @@ bool StateThread::CommitWithRetries(const Writes& writes) {
     const absl::Duration start = deps_.clock->Monotonic();
     const absl::Status status = deps_.store->Commit(writes);
     if (status.ok()) {
-      deps_.observer->Committed(deps_.clock->Monotonic() - start);
+      if (!writes.empty()) deps_.observer->Committed(deps_.clock->Monotonic() - start);
       if (reported) base::Log(base::LogSeverity::kInfo, "coordinator", "the store works again");
       return true;
+    }
+    if (absl::IsAborted(status)) {
+      Lose(status);
+      return false;
     }
     if (!reported) {
       base::Log(base::LogSeverity::kError, "coordinator",
@@ -124,6 +143,18 @@ bool StateThread::CommitWithRetries(const Writes& writes) {
     absl::MutexLock lock(&mutex_);
     if (mutex_.AwaitWithTimeout(absl::Condition(&stopping_), kCommitRetry)) return false;
   }
+}
+
+void StateThread::Lose(const absl::Status& status) {
+  if (told_lost_) return;
+  told_lost_ = true;
+  base::Log(base::LogSeverity::kError, "coordinator", "the store is lost; nothing is done any more",
+            {{"error", std::string(status.message())}});
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  if (deps_.lost) deps_.lost();
 }
 
 void StateThread::Release(const Effects& effects, const Done& done) {

@@ -36,6 +36,9 @@ class StateThread {
     SessionRegistry* sessions;
     JobWatchers* watchers;
     EffectsObserver* observer;
+    // Called once, on the state thread, when another coordinator has taken the store; everything is
+    // dropped from then on, as after Stop. May be null.
+    std::function<void()> lost = nullptr;
   };
   // After Stop, and for what Stop found unfinished, it is called with an Unavailable reply.
   using Done = std::function<void(const Effects&)>;
@@ -50,6 +53,10 @@ class StateThread {
 
   // `done` runs on the state thread; after Stop, at once.
   void Post(Command command, Done done = nullptr);
+  // Stores records that ClusterState does not know of, in the order of the commands. `done` runs on
+  // the state thread with OK; after Stop, at once with Unavailable.
+  using Stored = std::function<void(const absl::Status&)>;
+  void Store(Writes writes, Stored done);
   // Runs on the state thread, when all commands posted before are stored.
   void Ask(Question question);
   // Like Ask, and waits for it. Not from the state thread.
@@ -59,8 +66,10 @@ class StateThread {
 
  private:
   struct Item {
-    // Either a question, or a command.
+    // Either a question, or records with `stored`, or a command.
     Question question;
+    Writes records;
+    Stored stored;
     Command command;
     Done done;
     // When it came: a slow commit must not make what waited behind it look late.
@@ -70,8 +79,10 @@ class StateThread {
   void Drop(const Item& item);
   void Run();
   void Work(std::vector<Item> items);
-  // False when stopping.
+  // False when stopping, or when the store was lost. Also with nothing to write: then whether this
+  // coordinator may act.
   bool CommitWithRetries(const Writes& writes);
+  void Lose(const absl::Status& status);
   void Release(const Effects& effects, const Done& done);
   void PublishJobs(const std::set<std::string>& jobs, const std::vector<v1::JobEvent>& events);
   Instant Now() const;
@@ -80,6 +91,7 @@ class StateThread {
   absl::Mutex mutex_;
   std::vector<Item> queue_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool told_lost_ = false;
   std::thread thread_;
 };
 

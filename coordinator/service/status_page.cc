@@ -1,5 +1,7 @@
 #include "coordinator/service/status_page.h"
 
+#include <map>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -21,7 +23,7 @@ th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid #d8de
 th { font-weight: 600; color: #59636e; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
 progress { width: 8rem; }
-.succeeded, .ready, .running { color: #1a7f37; } .failed, .lost { color: #cf222e; } .unreachable, .restarting { color: #9a6700; }
+.succeeded, .ready, .running { color: #1a7f37; } .failed, .lost { color: #cf222e; } .unreachable, .restarting, .cordoned, .draining, .drained { color: #9a6700; }
 small { color: #59636e; }
 @media (prefers-color-scheme: dark) { body { background: #0d1117; color: #e6edf3; } th, td { border-color: #30363d; } th, small { color: #9198a1; } a { color: #4493f8; } }
 </style></head><body><h1>Muster</h1>
@@ -79,12 +81,34 @@ std::string JobRow(const v1::Job& job) {
   return absl::StrCat(row, "<td class=\"n\">", job.restarts(), "</td></tr>\n");
 }
 
+std::string Small(const std::string& text) {
+  return text.empty() ? "" : absl::StrCat("<br><small>", Escape(text), "</small>");
+}
+
+std::string NodeState(const v1::Node& node) {
+  if (node.state() != v1::Node::STATE_READY) return v1::Node::State_Name(node.state());
+  if (node.draining()) return node.jobs().empty() ? "drained" : "draining";
+  return node.cordoned() ? "cordoned" : "ready";
+}
+
+// "Preempt Scheduled, Freeze Started"
+std::string Maintenance(const v1::Node& node) {
+  return absl::StrJoin(node.maintenance(), ", ",
+                       [](std::string* out, const v1::MaintenanceEvent& event) {
+                         absl::StrAppend(out, event.type(), " ", event.status());
+                       });
+}
+
 std::string NodeRow(const v1::Node& node) {
-  return absl::StrCat("<tr><td>", Escape(std::string(absl::StripPrefix(node.name(), "nodes/"))),
-                      "</td>", StateCell(v1::Node::State_Name(node.state())),
-                      "</td><td class=\"n\">", node.slots_used(), " of ", node.inventory().slots(),
-                      "</td><td>", Escape(node.inventory().address()), "</td><td>",
-                      Escape(absl::StrJoin(node.jobs(), ", ")), "</td></tr>\n");
+  const auto& labels = node.inventory().labels();
+  return absl::StrCat(
+      "<tr><td>", Escape(std::string(absl::StripPrefix(node.name(), "nodes/"))),
+      Small(absl::StrJoin(std::map<std::string, std::string>(labels.begin(), labels.end()), ", ",
+                          absl::PairFormatter("="))),
+      "</td>", StateCell(NodeState(node)), Small(node.cordon_reason()), Small(Maintenance(node)),
+      "</td><td class=\"n\">", node.slots_used(), " of ", node.inventory().slots(), "</td><td>",
+      Escape(node.inventory().address()), "</td><td>", Escape(absl::StrJoin(node.jobs(), ", ")),
+      "</td></tr>\n");
 }
 
 }  // namespace

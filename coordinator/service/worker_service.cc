@@ -5,8 +5,11 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+
+#include "common/rpc/errors.h"
 
 namespace muster::coordinator {
 namespace {
@@ -27,12 +30,20 @@ class SessionReactor : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::Coo
                        public SessionWriter,
                        public std::enable_shared_from_this<SessionReactor> {
  public:
-  SessionReactor(const WorkerServiceImpl::Deps& deps, std::string peer)
-      : deps_(deps), peer_(std::move(peer)) {}
+  SessionReactor(const WorkerServiceImpl::Deps& deps, std::string peer, Caller caller)
+      : deps_(deps), peer_(std::move(peer)), caller_(std::move(caller)) {}
 
   void Begin() {
     self_ = shared_from_this();
+    const bool full = deps_.sessions->size() >= deps_.max_sessions;
     id_ = deps_.sessions->Add(self_);
+    if (full) {
+      FinishOnce(
+          rpc::ToGrpcStatus(rpc::Error(absl::StatusCode::kResourceExhausted, "TOO_MANY_SESSIONS",
+                                       absl::StrCat("this coordinator serves ", deps_.max_sessions,
+                                                    " workers at a time, and has them"))));
+      return;
+    }
     StartRead(&incoming_);
   }
 
@@ -56,6 +67,10 @@ class SessionReactor : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::Coo
       return;
     }
     greeted_ = true;
+    if (const absl::Status allowed = CheckCaller(); !allowed.ok()) {
+      FinishOnce(rpc::ToGrpcStatus(allowed));
+      return;
+    }
     Dispatch();
     StartRead(&incoming_);
   }
@@ -80,6 +95,23 @@ class SessionReactor : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::Coo
   }
 
  private:
+  // Of the message that has come.
+  absl::Status CheckCaller() const {
+    if (!deps_.access->required()) return absl::OkStatus();
+    if (!deps_.access->tokens().InForce(caller_)) {
+      return rpc::Error(absl::StatusCode::kUnauthenticated, "TOKEN_REVOKED",
+                        "this node's credential is not in force any more");
+    }
+    if (incoming_.has_hello() && (incoming_.hello().node() != caller_.subject ||
+                                  incoming_.hello().node_uid() != caller_.node_uid)) {
+      return rpc::Error(absl::StatusCode::kPermissionDenied, "WRONG_NODE",
+                        absl::StrCat("the credential is that of node ", caller_.subject,
+                                     " and its state folder; ", incoming_.hello().node(),
+                                     " must join with a join token of its own"));
+    }
+    return absl::OkStatus();
+  }
+
   void Dispatch() {
     switch (incoming_.body_case()) {
       case v1::WorkerMessage::kHello: {
@@ -105,6 +137,9 @@ class SessionReactor : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::Coo
       case v1::WorkerMessage::kEvaluation:
         deps_.state->Post(EvaluationCommand{id_, incoming_.evaluation()});
         break;
+      case v1::WorkerMessage::kMaintenance:
+        deps_.state->Post(MaintenanceCommand{id_, incoming_.maintenance()});
+        break;
       case v1::WorkerMessage::kLogChunk:
         deps_.logs->Deliver(id_, incoming_.log_chunk());
         break;
@@ -127,6 +162,8 @@ class SessionReactor : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::Coo
 
   const WorkerServiceImpl::Deps deps_;
   const std::string peer_;
+  // Nobody in particular without authentication.
+  const Caller caller_;
   SessionId id_ = 0;
   std::shared_ptr<SessionReactor> self_;
   // Only the reading callbacks use these.
@@ -144,7 +181,8 @@ class SessionReactor : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::Coo
 
 grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>* WorkerServiceImpl::Session(
     grpc::CallbackServerContext* context) {
-  auto reactor = std::make_shared<SessionReactor>(deps_, PeerAddress(context->peer()));
+  auto reactor = std::make_shared<SessionReactor>(deps_, PeerAddress(context->peer()),
+                                                  deps_.access->CallerOf(*context));
   reactor->Begin();
   // It keeps itself until OnDone.
   return reactor.get();

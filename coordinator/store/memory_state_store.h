@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+#include <map>
+
 #include "coordinator/store/state_store.h"
 
 namespace muster::coordinator {
@@ -11,7 +14,9 @@ class MemoryStateStore : public StateStore {
   absl::StatusOr<Snapshot> Load() override;
 
  private:
+  // Without events.
   Writes all_;
+  std::map<int64_t, v1::JobEvent> events_;
 };
 
 }  // namespace muster::coordinator

@@ -2,7 +2,7 @@
 
 #include <sqlite3.h>
 
-#include <functional>
+#include <iterator>
 #include <string>
 #include <utility>
 
@@ -14,19 +14,28 @@
 namespace muster::coordinator {
 namespace {
 
-constexpr int kSchemaVersion = 1;
-// Of one job; ClusterState shows no more either.
-constexpr int kKeptEventsPerJob = 500;
-
-constexpr char kSchema[] = R"sql(
-  CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL);
-  CREATE TABLE IF NOT EXISTS jobs (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
-  CREATE TABLE IF NOT EXISTS nodes (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
-  CREATE TABLE IF NOT EXISTS requests (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
-  CREATE TABLE IF NOT EXISTS events (
-    sequence INTEGER PRIMARY KEY, job TEXT NOT NULL, record BLOB NOT NULL);
-  CREATE INDEX IF NOT EXISTS events_by_job ON events (job, sequence);
-)sql";
+// The i-th brings a file from version i to i + 1. What has been released never changes.
+constexpr const char* kMigrations[] = {
+    R"sql(
+      CREATE TABLE schema_version (version INTEGER NOT NULL);
+      CREATE TABLE jobs (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+      CREATE TABLE nodes (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+      CREATE TABLE requests (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+      CREATE TABLE events (
+        sequence INTEGER PRIMARY KEY, job TEXT NOT NULL, record BLOB NOT NULL);
+      CREATE INDEX events_by_job ON events (job, sequence);
+      INSERT INTO schema_version VALUES (1);
+    )sql",
+    // Events of nodes; tokens.
+    R"sql(
+      ALTER TABLE events RENAME COLUMN job TO subject;
+      DROP INDEX events_by_job;
+      CREATE INDEX events_by_subject ON events (subject, sequence);
+      CREATE TABLE tokens (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+      UPDATE schema_version SET version = 2;
+    )sql",
+};
+constexpr int64_t kSchemaVersion = std::size(kMigrations);
 
 class Statement {
  public:
@@ -128,25 +137,29 @@ absl::Status SqliteStateStore::Initialize() {
   MUSTER_RETURN_IF_ERROR(Execute("PRAGMA synchronous = FULL"));
   // Takes the file's lock, which is kept from here on.
   MUSTER_RETURN_IF_ERROR(Execute("BEGIN EXCLUSIVE"));
-  MUSTER_RETURN_IF_ERROR(Execute(kSchema));
-  int64_t version = 0;
-  {
-    Statement read(database_, "SELECT version FROM schema_version");
-    if (read.Step()) version = read.Int(0);
-    if (!read.ok()) return Error("cannot be read");
-  }
+  MUSTER_ASSIGN_OR_RETURN(const int64_t version, SchemaVersion());
   if (version > kSchemaVersion) {
     return absl::FailedPreconditionError(
         absl::StrCat("store ", path_.string(), " has schema version ", version,
                      "; this program knows up to ", kSchemaVersion, ": install a newer release"));
   }
-  if (version == 0) {
-    Statement write(database_, "INSERT INTO schema_version VALUES (?)");
-    write.BindInt(1, kSchemaVersion);
-    write.Step();
-    if (!write.ok()) return Error("cannot be written");
+  for (int64_t next = version; next < kSchemaVersion; ++next) {
+    if (sqlite3_exec(database_, kMigrations[next], nullptr, nullptr, nullptr) != SQLITE_OK) {
+      return Error(absl::StrCat("cannot be brought to schema version ", next + 1).c_str());
+    }
   }
   return Execute("COMMIT");
+}
+
+absl::StatusOr<int64_t> SqliteStateStore::SchemaVersion() {
+  Statement find(database_, "SELECT 1 FROM sqlite_master WHERE name = 'schema_version'");
+  const bool found = find.Step();
+  if (!find.ok()) return Error("cannot be read");
+  if (!found) return 0;
+  Statement read(database_, "SELECT version FROM schema_version");
+  const int64_t version = read.Step() ? read.Int(0) : 0;
+  if (!read.ok()) return Error("cannot be read");
+  return version;
 }
 
 absl::Status SqliteStateStore::Commit(const Writes& writes) {
@@ -160,6 +173,9 @@ absl::Status SqliteStateStore::Commit(const Writes& writes) {
 }
 
 absl::Status SqliteStateStore::CommitOpen(const Writes& writes) {
+  MUSTER_RETURN_IF_ERROR(RemoveAll("DELETE FROM jobs WHERE name = ?", writes.expired_jobs));
+  MUSTER_RETURN_IF_ERROR(RemoveAll("DELETE FROM events WHERE subject = ?", writes.expired_jobs));
+  MUSTER_RETURN_IF_ERROR(RemoveAll("DELETE FROM requests WHERE id = ?", writes.expired_requests));
   if (!writes.jobs.empty()) {
     Statement put(database_, "INSERT OR REPLACE INTO jobs VALUES (?, ?)");
     if (!PutAll(&put, writes.jobs)) return Error("jobs cannot be written");
@@ -168,32 +184,51 @@ absl::Status SqliteStateStore::CommitOpen(const Writes& writes) {
     Statement put(database_, "INSERT OR REPLACE INTO nodes VALUES (?, ?)");
     if (!PutAll(&put, writes.nodes)) return Error("nodes cannot be written");
   }
-  for (const std::string& id : writes.expired_requests) {
-    Statement remove(database_, "DELETE FROM requests WHERE id = ?");
-    remove.BindText(1, id);
-    remove.Step();
-    if (!remove.ok()) return Error("requests cannot be removed");
-  }
   if (!writes.requests.empty()) {
     Statement put(database_, "INSERT OR REPLACE INTO requests VALUES (?, ?)");
     if (!PutAll(&put, writes.requests)) return Error("requests cannot be written");
   }
-  for (const v1::JobEvent& event : writes.events) {
-    Statement put(database_, "INSERT OR REPLACE INTO events VALUES (?, ?, ?)");
+  if (!writes.tokens.empty()) {
+    Statement put(database_, "INSERT OR REPLACE INTO tokens VALUES (?, ?)");
+    if (!PutAll(&put, writes.tokens)) return Error("tokens cannot be written");
+  }
+  return PutEvents(writes.events);
+}
+
+absl::Status SqliteStateStore::RemoveAll(const char* sql, const std::set<std::string>& keys) {
+  if (keys.empty()) return absl::OkStatus();
+  Statement remove(database_, sql);
+  for (const std::string& key : keys) {
+    remove.BindText(1, key);
+    remove.Step();
+    remove.Reset();
+  }
+  return remove.ok() ? absl::OkStatus() : Error(sql);
+}
+
+absl::Status SqliteStateStore::PutEvents(const std::vector<v1::JobEvent>& events) {
+  if (events.empty()) return absl::OkStatus();
+  std::set<std::string> subjects;
+  Statement put(database_, "INSERT OR REPLACE INTO events VALUES (?, ?, ?)");
+  for (const v1::JobEvent& event : events) {
+    subjects.insert(EventSubject(event));
     put.BindInt(1, event.sequence());
-    put.BindText(2, event.job());
+    put.BindText(2, EventSubject(event));
     put.BindBlob(3, event.SerializeAsString());
     put.Step();
-    if (!put.ok()) return Error("events cannot be written");
-    Statement trim(database_,
-                   "DELETE FROM events WHERE job = ?1 AND sequence <= (SELECT sequence FROM events "
-                   "WHERE job = ?1 ORDER BY sequence DESC LIMIT 1 OFFSET ?2)");
-    trim.BindText(1, event.job());
-    trim.BindInt(2, kKeptEventsPerJob);
-    trim.Step();
-    if (!trim.ok()) return Error("events cannot be trimmed");
+    put.Reset();
   }
-  return absl::OkStatus();
+  if (!put.ok()) return Error("events cannot be written");
+  Statement trim(database_,
+                 "DELETE FROM events WHERE subject = ?1 AND sequence <= (SELECT sequence FROM "
+                 "events WHERE subject = ?1 ORDER BY sequence DESC LIMIT 1 OFFSET ?2)");
+  for (const std::string& subject : subjects) {
+    trim.BindText(1, subject);
+    trim.BindInt(2, kKeptEventsPerSubject);
+    trim.Step();
+    trim.Reset();
+  }
+  return trim.ok() ? absl::OkStatus() : Error("events cannot be trimmed");
 }
 
 absl::StatusOr<Snapshot> SqliteStateStore::Load() {
@@ -212,6 +247,7 @@ absl::StatusOr<Snapshot> SqliteStateStore::Load() {
   MUSTER_RETURN_IF_ERROR(read_all("SELECT record FROM jobs", &snapshot.jobs));
   MUSTER_RETURN_IF_ERROR(read_all("SELECT record FROM nodes", &snapshot.nodes));
   MUSTER_RETURN_IF_ERROR(read_all("SELECT record FROM requests", &snapshot.requests));
+  MUSTER_RETURN_IF_ERROR(read_all("SELECT record FROM tokens", &snapshot.tokens));
   MUSTER_RETURN_IF_ERROR(read_all("SELECT record FROM events ORDER BY sequence", &snapshot.events));
   return snapshot;
 }

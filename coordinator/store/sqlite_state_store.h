@@ -1,7 +1,11 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "coordinator/store/state_store.h"
 
@@ -27,7 +31,11 @@ class SqliteStateStore : public StateStore {
   SqliteStateStore(const std::filesystem::path& path, sqlite3* database)
       : path_(path), database_(database) {}
   absl::Status Initialize();
+  // 0: nothing is there yet.
+  absl::StatusOr<int64_t> SchemaVersion();
   absl::Status CommitOpen(const Writes& writes);
+  absl::Status RemoveAll(const char* sql, const std::set<std::string>& keys);
+  absl::Status PutEvents(const std::vector<v1::JobEvent>& events);
   absl::Status Execute(const char* sql);
   absl::Status Error(const char* what) const;
 

@@ -20,14 +20,26 @@ ClusterDriver::ClusterDriver(ClusterState::Options options)
 
 Effects ClusterDriver::Apply(const Command& command) {
   Effects effects = state_->Apply(command, now_);
+  if (observer_) observer_(&effects);
   Deliver(effects);
   return effects;
+}
+
+void ClusterDriver::ApplyAndCrash(const Command& command, bool stored) {
+  Effects effects = state_->Apply(command, now_);
+  effects.messages.clear();
+  if (observer_) observer_(&effects);
+  if (stored) stored_.Merge(effects.writes);
+  Restart();
 }
 
 void ClusterDriver::Deliver(const Effects& effects) {
   stored_.Merge(effects.writes);
   for (const coordinator::SessionMessage& message : effects.messages) {
     if (message.message.has_desired()) desired_[message.session] = message.message.desired();
+    if (message.message.has_approval()) {
+      approvals_[message.session].push_back(message.message.approval().event_id());
+    }
     closed_[message.session] = message.close;
   }
 }
@@ -68,19 +80,26 @@ void ClusterDriver::Restart() {
 
 std::string ClusterDriver::Submit(const std::string& id, int nodes, int ranks_per_node,
                                   int max_restarts) {
+  config::v1::Resources resources;
+  resources.set_nodes(nodes);
+  resources.set_ranks_per_node(ranks_per_node);
+  resources.set_max_restarts(max_restarts);
+  return Submit(id, resources);
+}
+
+std::string ClusterDriver::Submit(const std::string& id, const config::v1::Resources& resources,
+                                  const std::string& actor) {
   coordinator::CreateJobCommand command;
   command.job.set_name(absl::StrCat("jobs/", id));
   command.job.set_uid(absl::StrCat("uid-", id));
-  auto* resources = command.job.mutable_config()->mutable_resources();
-  resources->set_nodes(nodes);
-  resources->set_ranks_per_node(ranks_per_node);
-  resources->set_max_restarts(max_restarts);
+  *command.job.mutable_config()->mutable_resources() = resources;
+  command.actor = actor;
   Apply(command);
   return command.job.name();
 }
 
 Effects ClusterDriver::Cancel(const std::string& job) {
-  return Apply(coordinator::CancelJobCommand{job, "test"});
+  return Apply(coordinator::CancelJobCommand{job, "test", ""});
 }
 
 std::vector<std::string> ClusterDriver::EventTypes(const std::string& job) const {
@@ -99,6 +118,7 @@ Effects ClusterDriver::Join(const std::string& node, int slots,
   command.hello.set_protocol_version(coordinator::kProtocolVersion);
   command.hello.mutable_inventory()->set_slots(slots);
   command.hello.mutable_inventory()->set_address("10.0.0.1");
+  command.hello.mutable_inventory()->set_probe_address("10.0.0.1:9000");
   for (AllocationStatus& status : allocations) {
     *command.hello.add_allocations() = std::move(status);
   }
@@ -114,6 +134,27 @@ void ClusterDriver::Disconnect(const std::string& node) {
   const coordinator::SessionId id = sessions_.at(node);
   sessions_.erase(node);
   Apply(coordinator::SessionClosedCommand{id});
+}
+
+Effects ClusterDriver::Cordon(const std::string& node, bool drain) {
+  return Apply(coordinator::CordonNodeCommand{absl::StrCat("nodes/", node), "test", drain, "ann"});
+}
+
+Effects ClusterDriver::Uncordon(const std::string& node) {
+  return Apply(coordinator::UncordonNodeCommand{absl::StrCat("nodes/", node), "ann"});
+}
+
+Effects ClusterDriver::Announce(const std::string& node,
+                                const std::vector<v1::MaintenanceEvent>& events) {
+  coordinator::MaintenanceCommand command;
+  command.session = session(node);
+  for (const v1::MaintenanceEvent& event : events) *command.maintenance.add_events() = event;
+  return Apply(command);
+}
+
+std::vector<std::string> ClusterDriver::Approvals(const std::string& node) const {
+  auto it = approvals_.find(session(node));
+  return it == approvals_.end() ? std::vector<std::string>() : it->second;
 }
 
 bool ClusterDriver::SaidGoodbye(const std::string& node) const {
@@ -208,6 +249,16 @@ v1::Checkpoint MakeCheckpoint(const std::string& job, int64_t generation, int64_
   checkpoint.set_digest(absl::StrCat("digest-", generation, "-", step));
   checkpoint.set_file(absl::StrCat("step_", step, ".pth"));
   return checkpoint;
+}
+
+v1::MaintenanceEvent MakeMaintenance(const std::string& id, const std::string& type,
+                                     const std::string& status) {
+  v1::MaintenanceEvent event;
+  event.set_id(id);
+  event.set_type(type);
+  event.set_status(status);
+  event.set_duration_seconds(-1);
+  return event;
 }
 
 v1::RankFailure MakeFailure(int rank, int signal, int exit_code) {

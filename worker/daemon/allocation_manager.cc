@@ -7,6 +7,7 @@
 
 #include "common/base/log.h"
 #include "common/base/status_macros.h"
+#include "worker/daemon/tcp_socket.h"
 
 namespace muster::worker {
 namespace {
@@ -77,6 +78,18 @@ LocalAllocation::ExitCallback AllocationManager::ExitCallbackFor(const Key& key)
     held->OnExit(rank, exit);
     Publish();
     // Its end may be what a newer generation waits for.
+    Reconcile();
+  };
+}
+
+PeerDialler::Done AllocationManager::DialledCallbackFor(const Key& key) {
+  return [this, key, gate = gate_](const absl::Status& dialled) {
+    absl::MutexLock passing(&gate->mutex);
+    if (!gate->open) return;
+    absl::MutexLock lock(&mutex_);
+    LocalAllocation* held = Find(key);
+    if (held == nullptr) return;
+    held->OnDialled(dialled);
     Reconcile();
   };
 }
@@ -153,9 +166,9 @@ void AllocationManager::Reconcile() {
     if (held == nullptr) {
       if (OlderRuns(wanted)) continue;
       auto made = std::make_unique<LocalAllocation>(context_, wanted);
-      made->Prepare(node_address_);
       held = made.get();
       held_[key] = std::move(made);
+      held->Prepare(node_address_, DialledCallbackFor(key));
     }
     if (wanted.goal() == v1::Allocation::GOAL_RUN &&
         held->status().phase() == v1::AllocationStatus::PHASE_PREPARED) {

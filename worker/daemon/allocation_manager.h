@@ -40,7 +40,7 @@ class AllocationManager {
   // Ends nothing; no callback of a trainer or timer arrives after it.
   ~AllocationManager();
 
-  // The IP address that master sockets are bound to; before the first Apply.
+  // The IP address that the node is known by; before the first Apply.
   void SetNodeAddress(const std::string& address);
 
   // Takes over what an earlier daemon left running; once, before the first Apply. Of a generation
@@ -81,6 +81,7 @@ class AllocationManager {
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   LocalAllocation* Find(const Key& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   LocalAllocation::ExitCallback ExitCallbackFor(const Key& key);
+  PeerDialler::Done DialledCallbackFor(const Key& key);
 
   const AllocationContext context_;
   const int slots_;

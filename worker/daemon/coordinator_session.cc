@@ -11,6 +11,9 @@
 #include "common/base/log.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/channel.h"
+#include "common/rpc/limits.h"
+#include "muster/v1/access_service.grpc.pb.h"
+#include "worker/daemon/tcp_socket.h"
 
 namespace muster::worker {
 namespace {
@@ -23,8 +26,10 @@ absl::Duration ToDuration(const google::protobuf::Duration& duration) {
   return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
 }
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& coordinator) {
+std::shared_ptr<grpc::Channel> MakeChannel(
+    const std::string& coordinator, const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
   rpc::ChannelOptions options;
+  options.credentials = credentials;
   // We come back by ourselves, with a new Hello.
   options.retry_unavailable = false;
   return rpc::CreateChannel(coordinator, options);
@@ -76,6 +81,7 @@ void CoordinatorSession::Run() {
     std::string reason;
     const Outcome outcome = RunOnce(coordinator, &reason);
     if (stopping()) return;
+    if (outcome == Outcome::kJoined) continue;
     if (outcome == Outcome::kRefused) {
       deps_.on_refused(reason);
       return;
@@ -120,6 +126,14 @@ absl::StatusOr<v1::WorkerMessage> CoordinatorSession::MakeHello(const std::strin
         base::Endpoint{address, metrics->port}.ToString());
   }
   deps_.manager->SetNodeAddress(address);
+  const absl::StatusOr<std::string> probe = deps_.probe->Listen(address);
+  if (probe.ok()) {
+    hello->mutable_inventory()->set_probe_address(*probe);
+  } else {
+    base::Log(base::LogSeverity::kWarning, "worker",
+              "other nodes cannot try the network to this one; see --advertise-address",
+              {{"reason", probe.status().message()}});
+  }
   for (v1::AllocationStatus& status : deps_.manager->Statuses()) {
     *hello->add_allocations() = std::move(status);
   }
@@ -138,9 +152,14 @@ bool CoordinatorSession::WaitForConnection(grpc::Channel& channel) const {
 
 CoordinatorSession::Outcome CoordinatorSession::RunOnce(const std::string& coordinator,
                                                         std::string* reason) {
-  const std::shared_ptr<grpc::Channel> channel = MakeChannel(coordinator);
+  const std::shared_ptr<grpc::Channel> channel =
+      MakeChannel(coordinator, options_.credentials.session);
   if (!WaitForConnection(*channel)) {
-    *reason = absl::StrCat("no connection to ", coordinator);
+    *reason = absl::StrCat("no connection to ", coordinator,
+                           options_.credentials.session == nullptr
+                               ? ""
+                               : " (does its certificate name this address, and is it, like ours, "
+                                 "valid and of the right CA?)");
     return Outcome::kUnreachable;
   }
   const uint64_t session = deps_.outbox->BeginSession();
@@ -175,9 +194,49 @@ CoordinatorSession::Outcome CoordinatorSession::RunOnce(const std::string& coord
   if (!reason->empty()) context.TryCancel();
   const grpc::Status status = stream->Finish();
   if (reason->empty()) *reason = status.error_message();
-  absl::MutexLock lock(&mutex_);
-  context_ = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    context_ = nullptr;
+  }
+  if (status.error_code() == grpc::StatusCode::UNAUTHENTICATED ||
+      status.error_code() == grpc::StatusCode::PERMISSION_DENIED) {
+    return Denied(coordinator, status, reason);
+  }
   return outcome;
+}
+
+CoordinatorSession::Outcome CoordinatorSession::Denied(const std::string& coordinator,
+                                                       const grpc::Status& status,
+                                                       std::string* reason) {
+  *reason = status.error_message();
+  // What runs must not end because a store was lost or restored: people are told, and we try on.
+  const Outcome outcome = welcomed_ ? Outcome::kUnreachable : Outcome::kRefused;
+  if (status.error_code() != grpc::StatusCode::UNAUTHENTICATED || joined_) return outcome;
+  if (options_.credentials.join == nullptr) {
+    absl::StrAppend(reason, "; let this node join with a token of muster node-token create ",
+                    "(--join-token-file)");
+    return outcome;
+  }
+  const auto stub = v1::AccessService::NewStub(
+      rpc::CreateChannel(coordinator, {.credentials = options_.credentials.join}));
+  grpc::ClientContext context;
+  rpc::SetDeadline(&context, rpc::kDefaultDeadline);
+  v1::JoinNodeRequest request;
+  request.set_node(options_.node);
+  request.set_node_uid(options_.node_uid);
+  request.set_credential_sha256(options_.credentials.digest);
+  v1::JoinNodeResponse response;
+  const grpc::Status joined = stub->JoinNode(&context, request, &response);
+  if (joined.ok()) {
+    base::Log(base::LogSeverity::kInfo, "worker", "this node has a credential now",
+              {{"node", options_.node}, {"credential", response.credential().name()}});
+    joined_ = true;
+    return Outcome::kJoined;
+  }
+  *reason = joined.error_message();
+  const bool again = joined.error_code() == grpc::StatusCode::UNAVAILABLE ||
+                     joined.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;
+  return again ? Outcome::kUnreachable : outcome;
 }
 
 CoordinatorSession::Outcome CoordinatorSession::Serve(Stream* stream, const v1::Welcome& welcome,
@@ -186,6 +245,7 @@ CoordinatorSession::Outcome CoordinatorSession::Serve(Stream* stream, const v1::
       std::max(ToDuration(welcome.heartbeat_interval()), absl::Milliseconds(10));
   base::Log(base::LogSeverity::kInfo, "worker", "joined the coordinator",
             {{"node", options_.node}, {"heartbeat_interval", absl::FormatDuration(interval)}});
+  welcomed_ = true;
   deps_.on_connected(true);
   std::thread sender([this, stream, interval] { Send(stream, interval); });
   Outcome outcome = Outcome::kLost;
@@ -252,6 +312,9 @@ void CoordinatorSession::Handle(const v1::CoordinatorMessage& message, uint64_t 
       break;
     case v1::CoordinatorMessage::kLogCancel:
       deps_.logs->Cancel(message.log_cancel().request_id());
+      break;
+    case v1::CoordinatorMessage::kApproval:
+      deps_.on_approval(message.approval().event_id());
       break;
     default:
       // A newer coordinator's message.

@@ -18,7 +18,9 @@
 #include "muster/v1/worker_service.grpc.pb.h"
 #include "worker/daemon/allocation_manager.h"
 #include "worker/daemon/log_streamer.h"
+#include "worker/daemon/node_credentials.h"
 #include "worker/daemon/outbox.h"
+#include "worker/daemon/probe_server.h"
 #include "worker/daemon/progress_board.h"
 
 namespace muster::worker {
@@ -38,6 +40,7 @@ class CoordinatorSession {
     v1::Inventory inventory;
     // Empty: found from the route to the coordinator at each connection.
     std::string advertise_address;
+    NodeCredentials credentials;
     absl::Duration first_backoff = absl::Milliseconds(200);
     absl::Duration longest_backoff = absl::Seconds(5);
     absl::Duration connect_timeout = absl::Seconds(3);
@@ -48,9 +51,12 @@ class CoordinatorSession {
     ProgressBoard* progress = nullptr;
     LogStreamer* logs = nullptr;
     Outbox* outbox = nullptr;
+    ProbeServer* probe = nullptr;
     // The coordinator does not want this worker, and why. Called once, from the session's thread.
     std::function<void(const std::string& reason)> on_refused;
     std::function<void(bool connected)> on_connected;
+    // The coordinator lets the cloud begin with an event.
+    std::function<void(const std::string& event_id)> on_approval;
   };
 
   CoordinatorSession(Options options, Deps deps);
@@ -63,10 +69,13 @@ class CoordinatorSession {
  private:
   using Stream = grpc::ClientReaderWriter<v1::WorkerMessage, v1::CoordinatorMessage>;
 
-  enum class Outcome { kLost, kUnreachable, kRefused };
+  // kJoined: the coordinator knows this worker's credential from now on.
+  enum class Outcome { kLost, kUnreachable, kRefused, kJoined };
 
   void Run();
   Outcome RunOnce(const std::string& coordinator, std::string* reason);
+  // The coordinator does not take the credential.
+  Outcome Denied(const std::string& coordinator, const grpc::Status& status, std::string* reason);
   bool WaitForConnection(grpc::Channel& channel) const;
   // The stream, once the coordinator has welcomed us.
   Outcome Serve(Stream* stream, const v1::Welcome& welcome, uint64_t session, std::string* reason);
@@ -80,6 +89,9 @@ class CoordinatorSession {
 
   const Options options_;
   const Deps deps_;
+  // Only the session's thread uses these: JoinNode was called; a coordinator has welcomed us.
+  bool joined_ = false;
+  bool welcomed_ = false;
   std::minstd_rand jitter_{std::random_device{}()};
   mutable absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

@@ -4,11 +4,13 @@
 #include <sys/statvfs.h>
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "google/protobuf/text_format.h"
 #include "google/protobuf/util/time_util.h"
 
@@ -52,6 +54,8 @@ int ExitCodeOf(const absl::Status& status) {
       return base::kExitDataError;
     case absl::StatusCode::kDataLoss:
       return base::kExitCheckpointError;
+    case absl::StatusCode::kUnavailable:
+      return base::kExitCollectiveLost;
     default:
       return base::kExitInternal;
   }
@@ -84,19 +88,49 @@ bool LocalAllocation::ended() const {
          status_.phase() == Phase::PHASE_STOPPED;
 }
 
-void LocalAllocation::Prepare(const std::string& node_address) {
-  node_address_ = node_address;
-  if (absl::Status prepared = TryPrepare(); !prepared.ok()) {
-    RankExit exit;
-    exit.exit_code = ExitCodeOf(prepared);
-    exit.time = context_.clock->Now();
-    Fail(allocation_.ranks(0), exit, std::string(prepared.message()));
+void LocalAllocation::Prepare(const std::string& node_address, PeerDialler::Done on_dialled) {
+  if (absl::Status prepared = TryPrepare(node_address); !prepared.ok()) {
+    FailToPrepare(prepared);
     return;
   }
-  SetPhase(Phase::PHASE_PREPARED);
+  PeerDialler::Request request;
+  request.job = allocation_.job();
+  request.generation = allocation_.generation();
+  request.interface = allocation_.config().distributed().interface();
+  request.from = interface_;
+  // An older worker has no probe to dial.
+  std::copy_if(allocation_.peers().begin(), allocation_.peers().end(),
+               std::back_inserter(request.peers),
+               [](const v1::Peer& peer) { return !peer.probe_address().empty(); });
+  if (request.peers.empty()) {
+    SetPhase(Phase::PHASE_PREPARED);
+  } else {
+    context_.dialler->Dial(std::move(request), std::move(on_dialled));
+  }
 }
 
-absl::Status LocalAllocation::TryPrepare() {
+void LocalAllocation::OnDialled(const absl::Status& dialled) {
+  if (status_.phase() != Phase::PHASE_PREPARING) return;
+  if (dialled.ok()) {
+    SetPhase(Phase::PHASE_PREPARED);
+  } else {
+    FailToPrepare(dialled);
+  }
+}
+
+void LocalAllocation::FailToPrepare(const absl::Status& reason) {
+  RankExit exit;
+  exit.exit_code = ExitCodeOf(reason);
+  exit.time = context_.clock->Now();
+  Fail(allocation_.ranks(0), exit, std::string(reason.message()));
+}
+
+absl::Status LocalAllocation::TryPrepare(const std::string& node_address) {
+  MUSTER_ASSIGN_OR_RETURN(
+      interface_,
+      ChooseInterface(ListInterfaceAddresses(), allocation_.config().distributed().interface(),
+                      node_address, allocation_.ranks_size() == allocation_.world_size(),
+                      context_.node));
   MUSTER_RETURN_IF_ERROR(context_.data->CheckJob(allocation_.config()));
   const std::filesystem::path output = context_.state->OutputFolder(allocation_);
   MUSTER_RETURN_IF_ERROR(base::CreateFolders(output));
@@ -106,9 +140,11 @@ absl::Status LocalAllocation::TryPrepare() {
     *status_.add_checkpoints() = std::move(checkpoint);
   }
   if (allocation_.node_rank() == 0) {
-    MUSTER_ASSIGN_OR_RETURN(master_, allocation_.master().empty()
-                                         ? BindMasterSocket(node_address_)
-                                         : RebindMasterSocket(allocation_.master()));
+    std::pair<std::string, int> where(interface_.ip, 0);
+    if (!allocation_.master().empty()) {
+      MUSTER_ASSIGN_OR_RETURN(where, SplitAddress(allocation_.master()));
+    }
+    MUSTER_ASSIGN_OR_RETURN(master_, ListenOn(where.first, where.second));
     status_.set_master(master_.address);
   }
   return absl::OkStatus();
@@ -118,6 +154,11 @@ void LocalAllocation::Start(const v1::Allocation& run, const ExitCallback& on_ex
   allocation_ = run;
   // They were for the coordinator's choice, which has been made.
   status_.clear_checkpoints();
+  for (auto& [name, value] :
+       CollectiveEnvironment(interface_, FindNetworkHardware(context_.library_path),
+                             context_.inherited, allocation_.config().distributed())) {
+    (*status_.mutable_environment())[name] = value;
+  }
   SetPhase(Phase::PHASE_STARTING);
   const absl::Status started = TryStart(on_exit);
   // Rank 0 has its own descriptor now.
@@ -204,8 +245,11 @@ LaunchSpec LocalAllocation::SpecOf(int rank, int local_rank) const {
       {"MUSTER_JOB", allocation_.job()},
       {"MUSTER_GENERATION", absl::StrCat(allocation_.generation())},
       {"MUSTER_WORKER_SOCKET", context_.trainer_socket.string()},
-      {"MUSTER_NODE_ADDRESS", node_address_},
+      {"MUSTER_NODE_ADDRESS", interface_.ip},
   };
+  for (const auto& [name, value] : status_.environment()) {
+    spec.environment.emplace_back(name, value);
+  }
   if (rank == 0) {
     spec.inherited_fd = master_.fd.get();
     spec.environment.push_back({"MUSTER_MASTER_FD", absl::StrCat(kInheritedFd)});
@@ -215,6 +259,7 @@ LaunchSpec LocalAllocation::SpecOf(int rank, int local_rank) const {
 
 bool LocalAllocation::Adopt(const ExitCallback& on_exit) {
   SetPhase(Phase::PHASE_RUNNING);
+  ShowAdoptedEnvironment();
   std::map<int, absl::Status> lost;
   for (int rank : allocation_.ranks()) {
     absl::StatusOr<std::unique_ptr<TrainerProcess>> process =
@@ -234,6 +279,17 @@ bool LocalAllocation::Adopt(const ExitCallback& on_exit) {
     Fail(lost.begin()->first, exit, std::string(lost.begin()->second.message()));
   }
   return true;
+}
+
+void LocalAllocation::ShowAdoptedEnvironment() {
+  // The shim has what it gave to its trainer, and is there as long.
+  const auto shim = ReadLaunchedShim(context_.state->RankFolder(allocation_, allocation_.ranks(0)));
+  if (!shim.ok()) return;
+  const auto variables = base::ReadFile(absl::StrCat("/proc/", shim->pid, "/environ"));
+  if (!variables.ok() || !IsRunning(*shim)) return;
+  for (auto& [name, value] : CollectiveVariables(absl::StrSplit(*variables, '\0'))) {
+    (*status_.mutable_environment())[name] = value;
+  }
 }
 
 void LocalAllocation::Stop() {

@@ -12,9 +12,12 @@
 
 #include "common/base/clock.h"
 #include "muster/v1/worker_service.pb.h"
+#include "worker/daemon/collective_environment.h"
 #include "worker/daemon/data_access.h"
-#include "worker/daemon/master_socket.h"
+#include "worker/daemon/network_interfaces.h"
+#include "worker/daemon/peer_dialler.h"
 #include "worker/daemon/state_folder.h"
+#include "worker/daemon/tcp_socket.h"
 #include "worker/daemon/trainer_launcher.h"
 
 namespace muster::worker {
@@ -32,7 +35,12 @@ struct AllocationContext {
   const StateFolder* state = nullptr;
   const DataAccess* data = nullptr;
   TrainerLauncher* launcher = nullptr;
+  PeerDialler* dialler = nullptr;
   const base::Clock* clock = nullptr;
+  // NCCL_*, GLOO_* and TORCH_NCCL_* of the daemon's own environment, which trainers inherit.
+  Environment inherited;
+  // The daemon's LD_LIBRARY_PATH.
+  std::string library_path;
 };
 
 // This node's share of one generation of a job, from its preparation until no process of it is
@@ -50,10 +58,13 @@ class LocalAllocation {
 
   LocalAllocation(const AllocationContext& context, v1::Allocation allocation);
 
-  // Checks data and disk, writes the config, lists checkpoints and, on node_rank 0, binds the
-  // master socket on `node_address` (or on the port that `allocation.master` names already). Then
-  // PREPARED, or FAILED with the reason.
-  void Prepare(const std::string& node_address);
+  // Checks data and disk, writes the config, lists checkpoints, chooses the network interface and,
+  // on node_rank 0, binds the master socket on its address (or on the one that `allocation.master`
+  // names already). Then dials the peers, if there are any: `on_dialled` is called from another
+  // thread, and OnDialled must follow under the lock. In the end PREPARED, or FAILED with the
+  // reason. `node_address` is the IP address that the node is known by.
+  void Prepare(const std::string& node_address, PeerDialler::Done on_dialled);
+  void OnDialled(const absl::Status& dialled);
   // Starts the ranks of a prepared allocation as `run` (goal RUN) says. `on_exit` is called from
   // another thread, and OnExit must follow under the lock.
   void Start(const v1::Allocation& run, const ExitCallback& on_exit);
@@ -82,8 +93,11 @@ class LocalAllocation {
   bool TakeChanged();
 
  private:
-  absl::Status TryPrepare();
+  absl::Status TryPrepare(const std::string& node_address);
+  void FailToPrepare(const absl::Status& reason);
   absl::Status TryStart(const ExitCallback& on_exit);
+  // What the trainers that an earlier daemon started were given.
+  void ShowAdoptedEnvironment();
   LaunchSpec SpecOf(int rank, int local_rank) const;
   // The local file of the checkpoint to resume from.
   absl::StatusOr<std::filesystem::path> ResumeFile() const;
@@ -94,8 +108,9 @@ class LocalAllocation {
   const AllocationContext& context_;
   v1::Allocation allocation_;
   v1::AllocationStatus status_;
-  std::string node_address_;
-  MasterSocket master_;
+  // Where its ranks meet the others.
+  InterfaceAddress interface_;
+  ListeningSocket master_;
   std::filesystem::path resume_file_;
   std::map<int, std::unique_ptr<TrainerProcess>> running_;
   std::set<int> joined_;

@@ -4,6 +4,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -13,6 +14,8 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
@@ -20,8 +23,11 @@
 #include "CLI/CLI.hpp"
 #include "common/base/exit_codes.h"
 #include "common/base/log.h"
+#include "common/security/secret_file.h"
 #include "worker/daemon/inventory.h"
+#include "worker/daemon/scheduled_events_poller.h"
 #include "worker/daemon/shim.h"
+#include "worker/daemon/tcp_socket.h"
 #include "worker/daemon/worker.h"
 
 namespace muster::worker {
@@ -45,7 +51,8 @@ constexpr char kFooter[] =
     "\\\n"
     "    --data-root /data\n"
     "  muster-worker --coordinator 10.0.0.4:8443,10.0.0.5:8443 --name gpu-7 --slots 8 \\\n"
-    "    --state-dir /mnt/muster --data-root /data --data-root /models --metrics 10.0.0.7:9464\n";
+    "    --state-dir /mnt/muster --data-root /data --data-root /models --metrics 10.0.0.7:9464 \\\n"
+    "    --label zone=1 --label disk=nvme\n";
 
 std::filesystem::path ThisProgram() {
   std::error_code error;
@@ -73,6 +80,37 @@ std::string CheckAddresses(const std::string& addresses) {
     if (!status.ok()) return std::string(status.message());
   }
   return "";
+}
+
+// "zone=1": words that a job's resources.node_labels can name.
+std::string CheckLabel(const std::string& label) {
+  const size_t equals = label.find('=');
+  const auto plain = [](absl::string_view text) {
+    return text.size() <= 63 && std::all_of(text.begin(), text.end(), [](char c) {
+             return absl::ascii_isalnum(static_cast<unsigned char>(c)) ||
+                    absl::StrContains("-_./", c);
+           });
+  };
+  const bool good = equals != std::string::npos && equals > 0 && plain(label.substr(0, equals)) &&
+                    plain(label.substr(equals + 1));
+  return good ? "" : "must be NAME=VALUE, each of letters, digits, '-', '_', '.', '/', at most 63";
+}
+
+std::string CheckScheduledEvents(const std::string& url) {
+  return url == "off" ? "" : std::string(ScheduledEventsPoller::CheckUrl(url).message());
+}
+
+// Empty without one.
+absl::StatusOr<std::string> ReadJoinToken(const std::string& file) {
+  const char* variable = std::getenv("MUSTER_JOIN_TOKEN");
+  const std::string token = variable != nullptr ? variable : "";
+  // The trainers inherit our environment.
+  unsetenv("MUSTER_JOIN_TOKEN");
+  if (file.empty()) return token;
+  absl::StatusOr<std::string> read = security::ReadSecretFile(file);
+  // Somebody may remove it once the node has joined.
+  if (absl::IsNotFound(read.status())) return token;
+  return read;
 }
 
 // The coordinator's refusal, handed from the session's thread to the main one.
@@ -154,6 +192,35 @@ int Main(int argc, char** argv) {
   app.add_option(
       "--advertise-address", options.advertise_address,
       "IP address that other nodes reach this one at; default: the one towards the coordinator");
+  std::vector<std::string> labels;
+  app.add_option("--label", labels,
+                 "NAME=VALUE that jobs can ask for (resources.node_labels); may be repeated")
+      ->take_all()
+      ->allow_extra_args(false)
+      ->check(CheckLabel);
+  std::string scheduled_events;
+  app.add_option("--scheduled-events", scheduled_events,
+                 "Where Azure's metadata service announces maintenance, http://HOST:PORT, or off; "
+                 "default: its own address on Azure's machines, off elsewhere")
+      ->check(CheckScheduledEvents);
+  app.add_option("--vm-name", options.vm_name,
+                 "This machine's name in scheduled events; default: asked for there");
+  std::string join_token_file;
+  app.add_option("--tls-ca", options.tls.ca,
+                 "CA (PEM) of the coordinator's certificate: TLS. Read again when it changes, like "
+                 "the other two")
+      ->envname("MUSTER_TLS_CA");
+  app.add_option("--tls-cert", options.tls.certificate,
+                 "This worker's certificate (PEM), for a coordinator that asks for one and for "
+                 "/metrics beyond loopback")
+      ->envname("MUSTER_TLS_CERT");
+  app.add_option("--tls-key", options.tls.key, "Its private key (PEM)")->envname("MUSTER_TLS_KEY");
+  app.add_option(
+      "--join-token-file", join_token_file,
+      "File (mode 0600) with a token of muster node-token create; needed once, the first "
+      "time. Or the token itself in $MUSTER_JOIN_TOKEN");
+  app.add_flag("--insecure-network", options.insecure_network,
+               "Allow /metrics in plaintext on other addresses than loopback");
   app.add_flag("--keep-trainers", keep_trainers,
                "Leave trainers running when this daemon is ended");
   app.set_version_flag("--version", MUSTER_VERSION);
@@ -171,8 +238,19 @@ int Main(int argc, char** argv) {
     return base::kExitUsage;
   }
   options.metrics = *endpoint;
+  const absl::StatusOr<std::string> join_token = ReadJoinToken(join_token_file);
+  if (!join_token.ok()) {
+    std::fprintf(stderr, "muster-worker: %s\n", std::string(join_token.status().message()).c_str());
+    return base::kExitUsage;
+  }
+  options.join_token = *join_token;
   options.coordinators = absl::StrSplit(coordinator, ',');
   options.threads_per_slot = ThreadsFromEnvironment();
+  options.scheduled_events = ScheduledEventsUrl(scheduled_events);
+  for (const std::string& label : labels) {
+    const size_t equals = label.find('=');
+    options.labels[label.substr(0, equals)] = label.substr(equals + 1);
+  }
   const std::filesystem::path program = ThisProgram();
   options.shim_command = {program.string(), "shim"};
   if (options.trainer.empty()) options.trainer = program.parent_path() / "muster-trainer";

@@ -53,6 +53,12 @@ void Outbox::AddEvaluation(const v1::EvaluationReport& evaluation) {
   Add(std::move(message));
 }
 
+void Outbox::SetMaintenance(const v1::Maintenance& maintenance) {
+  absl::MutexLock lock(&mutex_);
+  *maintenance_.emplace().mutable_maintenance() = maintenance;
+  if (in_session_) Add(*maintenance_);
+}
+
 bool Outbox::AddLogChunk(uint64_t session, const v1::LogChunk& chunk) {
   absl::MutexLock lock(&mutex_);
   const auto may_go_on = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
@@ -70,6 +76,7 @@ uint64_t Outbox::BeginSession() {
   absl::MutexLock lock(&mutex_);
   ForgetOldSent();
   std::deque<v1::WorkerMessage> again;
+  if (maintenance_.has_value()) again.push_back(*maintenance_);
   for (Sent& sent : sent_) again.push_back(std::move(sent.message));
   sent_.clear();
   for (v1::WorkerMessage& message : waiting_) {

@@ -28,6 +28,8 @@ class Outbox {
   void AddAck(const v1::Ack& ack);
   void AddCheckpoint(const v1::Checkpoint& checkpoint);
   void AddEvaluation(const v1::EvaluationReport& evaluation);
+  // The newest one is said again in each session, as long as no newer one is set.
+  void SetMaintenance(const v1::Maintenance& maintenance);
   // Waits while the session has enough of them to send. False when that session is over.
   bool AddLogChunk(uint64_t session, const v1::LogChunk& chunk);
 
@@ -58,6 +60,7 @@ class Outbox {
   bool in_session_ ABSL_GUARDED_BY(mutex_) = false;
   std::deque<v1::WorkerMessage> waiting_ ABSL_GUARDED_BY(mutex_);
   std::deque<v1::WorkerMessage> log_chunks_ ABSL_GUARDED_BY(mutex_);
+  std::optional<v1::WorkerMessage> maintenance_ ABSL_GUARDED_BY(mutex_);
   // Checkpoints and evaluations of the last seconds.
   std::deque<Sent> sent_ ABSL_GUARDED_BY(mutex_);
 };

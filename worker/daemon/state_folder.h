@@ -15,7 +15,7 @@ namespace muster::worker {
 
 // A worker's --state-dir, which only one daemon at a time may use:
 //
-//   lock, node_uid
+//   lock, node_uid, node_token
 //   jobs/<job>-<first 8 of the job's uid>/
 //     output/                      checkpoints, metrics.jsonl, results_N.json, config.textproto
 //     generations/<generation>/

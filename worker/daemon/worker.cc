@@ -1,6 +1,9 @@
 #include "worker/daemon/worker.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +14,20 @@
 #include "worker/daemon/inventory.h"
 
 namespace muster::worker {
+namespace {
+
+std::vector<std::string> OwnEnvironment() {
+  std::vector<std::string> variables;
+  for (char** entry = environ; *entry != nullptr; ++entry) variables.emplace_back(*entry);
+  return variables;
+}
+
+std::string LibraryPath() {
+  const char* path = std::getenv("LD_LIBRARY_PATH");
+  return path != nullptr ? path : "";
+}
+
+}  // namespace
 
 Worker::Worker(const WorkerOptions& options, StateFolder state, DataAccess data,
                std::filesystem::path trainer_socket)
@@ -19,6 +36,8 @@ Worker::Worker(const WorkerOptions& options, StateFolder state, DataAccess data,
       data_(std::move(data)),
       trainer_socket_(std::move(trainer_socket)),
       launcher_(options.shim_command, clock_),
+      probe_(options.name, clock_),
+      dialler_(options.name, clock_),
       manager_(
           AllocationContext{
               .node = options.name,
@@ -29,7 +48,10 @@ Worker::Worker(const WorkerOptions& options, StateFolder state, DataAccess data,
               .state = &state_,
               .data = &data_,
               .launcher = &launcher_,
+              .dialler = &dialler_,
               .clock = &clock_,
+              .inherited = CollectiveVariables(OwnEnvironment()),
+              .library_path = LibraryPath(),
           },
           options.slots,
           AllocationManager::Deps{
@@ -49,6 +71,8 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(
   MUSTER_ASSIGN_OR_RETURN(StateFolder state, StateFolder::Open(options.state_dir));
   MUSTER_ASSIGN_OR_RETURN(DataAccess data, DataAccess::Open(options.data_roots, options.name));
   MUSTER_ASSIGN_OR_RETURN(std::filesystem::path socket, state.TrainerSocket());
+  MUSTER_ASSIGN_OR_RETURN(NodeCredentials credentials,
+                          LoadNodeCredentials(options.tls, state.path(), options.join_token));
   const std::string node_uid = state.node_uid();
   std::unique_ptr<Worker> worker(
       new Worker(options, std::move(state), std::move(data), std::move(socket)));
@@ -56,10 +80,17 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(
   worker->metrics_.SetSlots(0, options.slots);
   worker->manager_.AdoptRecorded();
   MUSTER_RETURN_IF_ERROR(worker->trainers_.Start(worker->trainer_socket_));
+  metrics::HttpProtection protection;
+  protection.allow_plaintext_network = options.insecure_network;
+  // Beyond loopback /metrics is for those with a certificate of the cluster's CA.
+  if (!options.metrics.IsLoopback() && !options.tls.certificate.empty()) {
+    protection.tls = options.tls;
+  }
   MUSTER_ASSIGN_OR_RETURN(
       worker->http_, metrics::HttpServer::Start(options.metrics,
                                                 {metrics::MetricsRoute(worker->metrics_.registry()),
-                                                 metrics::HealthRoute()}));
+                                                 metrics::HealthRoute()},
+                                                protection));
 
   CoordinatorSession::Options session;
   session.coordinators = options.coordinators;
@@ -72,7 +103,10 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(
   for (const std::filesystem::path& root : worker->data_.roots()) {
     session.inventory.add_data_roots(root.string());
   }
+  session.inventory.mutable_labels()->insert(options.labels.begin(), options.labels.end());
   session.advertise_address = options.advertise_address;
+  session.credentials = std::move(credentials);
+  worker->WatchScheduledEvents();
   worker->session_ = std::make_unique<CoordinatorSession>(
       std::move(session),
       CoordinatorSession::Deps{
@@ -81,12 +115,38 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(
           .progress = &worker->progress_,
           .logs = &worker->logs_,
           .outbox = &worker->outbox_,
+          .probe = &worker->probe_,
           .on_refused = std::move(on_refused),
           .on_connected =
               [metrics = &worker->metrics_](bool connected) { metrics->SetConnected(connected); },
+          .on_approval =
+              [poller = worker->scheduled_events_.get()](const std::string& event_id) {
+                if (poller != nullptr) poller->Approve(event_id);
+              },
       });
   worker->session_->Start();
   return worker;
+}
+
+void Worker::WatchScheduledEvents() {
+  if (options_.scheduled_events.empty()) {
+    // A machine that had some, and was moved elsewhere, has none any more.
+    outbox_.SetMaintenance({});
+    return;
+  }
+  ScheduledEventsPoller::Options poller;
+  poller.url = options_.scheduled_events;
+  poller.vm = options_.vm_name;
+  ScheduledEventsPoller::Deps deps;
+  deps.on_answer = [this](const std::vector<v1::MaintenanceEvent>& events) {
+    metrics_.ShowMaintenance(events);
+  };
+  deps.on_change = [this](const std::vector<v1::MaintenanceEvent>& events) {
+    v1::Maintenance maintenance;
+    maintenance.mutable_events()->Assign(events.begin(), events.end());
+    outbox_.SetMaintenance(maintenance);
+  };
+  scheduled_events_ = std::make_unique<ScheduledEventsPoller>(std::move(poller), std::move(deps));
 }
 
 Worker::~Worker() {

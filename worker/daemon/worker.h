@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,13 +14,17 @@
 #include "common/base/endpoint.h"
 #include "common/base/timer_queue.h"
 #include "common/metrics/http_server.h"
+#include "common/security/tls_files.h"
 #include "worker/daemon/allocation_manager.h"
 #include "worker/daemon/coordinator_session.h"
 #include "worker/daemon/data_access.h"
 #include "worker/daemon/log_streamer.h"
 #include "worker/daemon/outbox.h"
+#include "worker/daemon/peer_dialler.h"
+#include "worker/daemon/probe_server.h"
 #include "worker/daemon/process_trainer_launcher.h"
 #include "worker/daemon/progress_board.h"
+#include "worker/daemon/scheduled_events_poller.h"
 #include "worker/daemon/state_folder.h"
 #include "worker/daemon/trainer_service.h"
 #include "worker/daemon/worker_metrics.h"
@@ -39,6 +44,19 @@ struct WorkerOptions {
   base::Endpoint metrics;
   // Empty: found from the route to the coordinator.
   std::string advertise_address;
+  // Shown by `muster nodes`, and what jobs may ask for.
+  std::map<std::string, std::string> labels;
+  // Where Azure's metadata service is; empty: no such machine. And this machine's name there;
+  // empty: asked for.
+  std::string scheduled_events;
+  std::string vm_name;
+  // The CA of the coordinator, and this worker's own certificate and key, which /metrics beyond
+  // loopback is served with; empty: plaintext.
+  security::TlsFiles tls;
+  // Lets a node join whose credential the coordinator does not know; may be empty.
+  std::string join_token;
+  // /metrics in plaintext beyond loopback.
+  bool insecure_network = false;
   // CPU threads of a slot; 0: cores / slots.
   int threads_per_slot = 0;
 };
@@ -63,6 +81,7 @@ class Worker {
  private:
   Worker(const WorkerOptions& options, StateFolder state, DataAccess data,
          std::filesystem::path trainer_socket);
+  void WatchScheduledEvents();
 
   const WorkerOptions options_;
   // In order of dependency: each uses only what stands above it.
@@ -76,9 +95,13 @@ class Worker {
   Outbox outbox_{clock_};
   LogStreamer logs_{state_};
   ProcessTrainerLauncher launcher_;
+  ProbeServer probe_;
+  PeerDialler dialler_;
   AllocationManager manager_;
   TrainerService trainers_;
   std::unique_ptr<metrics::HttpServer> http_;
+  // Null where the machine has no such service.
+  std::unique_ptr<ScheduledEventsPoller> scheduled_events_;
   std::unique_ptr<CoordinatorSession> session_;
 };
 

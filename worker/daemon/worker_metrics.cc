@@ -1,6 +1,9 @@
 #include "worker/daemon/worker_metrics.h"
 
+#include <algorithm>
+#include <iterator>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -48,7 +51,13 @@ class WorkerMetrics::State {
         connected_(registry
                        .AddGauge("muster_worker_connected",
                                  "1 while the worker has a session with the coordinator.")
-                       .Add({})) {}
+                       .Add({})),
+        scheduled_events_(
+            registry.AddCounter("muster_worker_scheduled_events_total",
+                                "Events that the cloud has announced for the machine, by type.")),
+        eviction_notice_(registry.AddGauge("muster_worker_eviction_notice_seconds",
+                                           "Time until the cloud may begin with what it has "
+                                           "announced, by type; 0 from then on.")) {}
 
   void Update(const internal::TrainerReport& report, absl::Time now) {
     absl::MutexLock lock(&mutex_);
@@ -98,6 +107,33 @@ class WorkerMetrics::State {
 
   void SetConnected(bool connected) { connected_.Set(connected ? 1 : 0); }
 
+  void ShowMaintenance(const std::vector<v1::MaintenanceEvent>& events, absl::Time now) {
+    absl::MutexLock lock(&mutex_);
+    std::set<std::string> ids;
+    std::map<std::string, double> notices;
+    for (const v1::MaintenanceEvent& event : events) {
+      const std::string type = TypeLabel(event.type());
+      if (ids.insert(event.id()).second && event_ids_.count(event.id()) == 0) {
+        scheduled_events_.Add({{"event_type", type}}).Increment();
+      }
+      const double start = static_cast<double>(event.not_before().seconds());
+      const double notice = std::max(0.0, start - ToUnixSeconds(now));
+      const auto [it, first] = notices.emplace(type, notice);
+      if (!first) it->second = std::min(it->second, notice);
+    }
+    event_ids_ = std::move(ids);
+    for (auto it = notices_.begin(); it != notices_.end();) {
+      const bool over = notices.count(it->first) == 0;
+      if (over) eviction_notice_.Remove(it->second);
+      it = over ? notices_.erase(it) : std::next(it);
+    }
+    for (const auto& [type, notice] : notices) {
+      metrics::Gauge*& gauge = notices_[type];
+      if (gauge == nullptr) gauge = &eviction_notice_.Add({{"event_type", type}});
+      gauge->Set(notice);
+    }
+  }
+
   metrics::Registry registry;
 
  private:
@@ -119,6 +155,14 @@ class WorkerMetrics::State {
     std::map<int, RankSeries> ranks;
     std::map<metrics::Gauge*, GaugesOf*> gauges;
   };
+
+  // Bounded, whatever the cloud may come up with.
+  static std::string TypeLabel(const std::string& type) {
+    for (const char* known : {"Freeze", "Reboot", "Redeploy", "Preempt", "Terminate"}) {
+      if (type == known) return type;
+    }
+    return "other";
+  }
 
   static double ToUnixSeconds(absl::Time time) {
     return absl::ToDoubleSeconds(time - absl::UnixEpoch());
@@ -199,9 +243,14 @@ class WorkerMetrics::State {
   prometheus::Family<metrics::Histogram>& phase_duration_;
   GaugesOf& slots_;
   metrics::Gauge& connected_;
+  prometheus::Family<metrics::Counter>& scheduled_events_;
+  GaugesOf& eviction_notice_;
 
   absl::Mutex mutex_;
   std::map<std::string, Job> jobs_ ABSL_GUARDED_BY(mutex_);
+  // Of the events that are announced now.
+  std::set<std::string> event_ids_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, metrics::Gauge*> notices_ ABSL_GUARDED_BY(mutex_);
 };
 
 WorkerMetrics::WorkerMetrics(const base::Clock& clock, base::TimerQueue& timers)
@@ -225,5 +274,9 @@ void WorkerMetrics::JobEnded(const std::string& job) {
 void WorkerMetrics::SetSlots(int used, int total) { state_->SetSlots(used, total); }
 
 void WorkerMetrics::SetConnected(bool connected) { state_->SetConnected(connected); }
+
+void WorkerMetrics::ShowMaintenance(const std::vector<v1::MaintenanceEvent>& events) {
+  state_->ShowMaintenance(events, clock_.Now());
+}
 
 }  // namespace muster::worker

@@ -3,11 +3,13 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "common/base/clock.h"
 #include "common/base/timer_queue.h"
 #include "common/metrics/registry.h"
 #include "muster/internal/trainer_service.pb.h"
+#include "muster/v1/node.pb.h"
 
 namespace muster::worker {
 
@@ -28,6 +30,8 @@ class WorkerMetrics {
 
   void SetSlots(int used, int total);
   void SetConnected(bool connected);
+  // All that is announced for the machine now.
+  void ShowMaintenance(const std::vector<v1::MaintenanceEvent>& events);
 
  private:
   class State;

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 
+#include "cli/node_commands.h"
 #include "common/base/exit_codes.h"
 #include "common/rpc/errors.h"
 #include "common/rpc/server.h"

@@ -64,12 +64,6 @@ TEST(JobViewTest, EvaluationIsToldWithItsProgress) {
 TEST(JobViewTest, TablesHaveARowForEach) {
   EXPECT_THAT(JobTable({RunningJob()}, absl::UnixEpoch()),
               AllOf(HasSubstr("NAME"), HasSubstr("jobs/a  RUNNING  2/4    45/90  0.250")));
-  v1::Node node;
-  node.set_name("nodes/w0");
-  node.set_state(v1::Node::STATE_READY);
-  node.set_slots_used(1);
-  node.mutable_inventory()->set_slots(2);
-  EXPECT_THAT(NodeTable({node}, absl::UnixEpoch()), HasSubstr("nodes/w0  READY  1/2"));
 }
 
 TEST(JobViewTest, FirstFailureNamesTheRankThatEnded) {

@@ -195,8 +195,9 @@ TEST_F(JobLifeTest, QueuedJobCancelsAtOnce) {
   job_ = driver_.Submit("j", 2);
   driver_.Cancel(job_);
   EXPECT_EQ(state(), Job::STATE_CANCELLED);
-  EXPECT_EQ(driver_.Apply(coordinator::CancelJobCommand{"jobs/none", ""}).reply->status().code(),
-            absl::StatusCode::kNotFound);
+  EXPECT_EQ(
+      driver_.Apply(coordinator::CancelJobCommand{"jobs/none", "", ""}).reply->status().code(),
+      absl::StatusCode::kNotFound);
 }
 
 TEST_F(JobLifeTest, FailureAfterCancelDoesNotRestart) {

@@ -105,16 +105,29 @@ TEST(QueueTest, RanksAreFoundWhereTheirGenerationRan) {
   EXPECT_EQ(driver.state().LocateRank(job, 0, 1).status().code(), absl::StatusCode::kUnavailable);
 }
 
-TEST(QueueTest, WarnsOfAGangThatThePresentNodesCannotHold) {
+TEST(QueueTest, DryRunSaysWhereAJobWouldRunOrWhyNot) {
   ClusterDriver driver;
   driver.Join("a", 2);
-  config::v1::TrainJob config;
-  config.mutable_resources()->set_ranks_per_node(2);
-  EXPECT_EQ(driver.state().PlacementWarning(config), "");
-  config.mutable_resources()->set_nodes(2);
-  EXPECT_EQ(driver.state().PlacementWarning(config),
+  Job job;
+  auto* resources = job.mutable_config()->mutable_resources();
+  resources->set_ranks_per_node(2);
+  const Job placed = driver.state().DryRun(job);
+  EXPECT_EQ(placed.state_reason(), "");
+  ASSERT_EQ(placed.ranks_size(), 2);
+  EXPECT_EQ(placed.ranks(1).node(), "nodes/a");
+  EXPECT_EQ(placed.ranks(1).local_rank(), 1);
+
+  resources->set_nodes(2);
+  EXPECT_EQ(driver.state().DryRun(job).state_reason(),
             "would wait for more nodes: it needs 2 with 2 slots each, and 1 of the 1 ready nodes "
             "have as many");
+  resources->set_nodes(1);
+  driver.Submit("running", 1);
+  EXPECT_EQ(driver.state().DryRun(job).state_reason(),
+            "would be queued: it waits for 1 node with 2 free slots; 0 of 1 ready");
+  resources->set_priority(1);
+  EXPECT_EQ(driver.state().DryRun(job).state_reason(),
+            "would have jobs/running stopped after a checkpoint, and take its place");
 }
 
 }  // namespace

@@ -12,10 +12,13 @@
 #include "common/base/exit_codes.h"
 #include "common/base/files.h"
 #include "tests/support/fake_clock.h"
+#include "tests/support/process.h"
 #include "tests/support/pth_builder.h"
 #include "tests/support/shared_data.h"
 #include "tests/unit/worker/daemon/fake_trainer_launcher.h"
 #include "tests/unit/worker/daemon/fixtures.h"
+#include "worker/daemon/probe_server.h"
+#include "worker/daemon/tcp_socket.h"
 
 namespace muster::worker {
 namespace {
@@ -48,6 +51,8 @@ class AllocationManagerTest : public ::testing::Test {
     context.state = &*state_;
     context.data = &*data_;
     context.launcher = &launcher_;
+    context.dialler = &dialler_;
+    context.inherited = {{"NCCL_DEBUG", "WARN"}};
     context.clock = &clock_;
     AllocationManager::Deps deps;
     deps.timers = &clock_;
@@ -64,6 +69,13 @@ class AllocationManagerTest : public ::testing::Test {
     v1::DesiredState desired;
     for (const v1::Allocation& allocation : allocations) *desired.add_allocations() = allocation;
     return manager_->Apply(desired);
+  }
+
+  // The only allocation's, once it is no longer PREPARING.
+  Status WaitUntilDialled() {
+    EXPECT_TRUE(testing::WaitUntil([&] { return Only().phase() != Status::PHASE_PREPARING; },
+                                   absl::Seconds(20)));
+    return Only();
   }
 
   // The status of the only allocation held.
@@ -108,6 +120,8 @@ class AllocationManagerTest : public ::testing::Test {
   testing::FakeClock clock_;
   Outbox outbox_{clock_};
   FakeTrainerLauncher launcher_;
+  base::SystemClock real_clock_;
+  PeerDialler dialler_{"w1", real_clock_, {absl::Milliseconds(300), absl::Milliseconds(20)}};
   std::vector<std::pair<std::string, int64_t>> ended_;
   int slots_used_ = 0;
   std::optional<StateFolder> state_;
@@ -122,7 +136,8 @@ TEST_F(AllocationManagerTest, PrepareBindsTheMasterAndWritesTheConfig) {
   EXPECT_THAT(status.master(), ::testing::StartsWith("127.0.0.1:"));
   EXPECT_THAT(status.ranks(), ElementsAre(0, 1));
   // The port is taken: nobody else gets it.
-  EXPECT_FALSE(RebindMasterSocket(status.master()).ok());
+  const auto master = SplitAddress(status.master());
+  EXPECT_FALSE(ListenOn(master->first, master->second).ok());
   const auto config =
       base::ReadFile(folder_.path() / "state/jobs/a-01234567/output/config.textproto");
   ASSERT_TRUE(config.ok()) << config.status();
@@ -201,6 +216,72 @@ TEST_F(AllocationManagerTest, RunStartsEveryRankWithItsEnvironment) {
   run.set_master(Only().master());
   ASSERT_TRUE(Apply({run}).ok());
   EXPECT_THAT(launcher_.specs(), SizeIs(2));
+}
+
+TEST_F(AllocationManagerTest, TheTrainersLearnTheInterfaceAndItIsReported) {
+  v1::Allocation run = MakeAllocation(1, v1::Allocation::GOAL_RUN);
+  (*run.mutable_config()->mutable_distributed()->mutable_environment())["NCCL_ALGO"] = "Ring";
+  PrepareAndRun(run);
+  const Status status = Only();
+  const std::map<std::string, std::string> reported(status.environment().begin(),
+                                                    status.environment().end());
+  EXPECT_THAT(reported,
+              IsSupersetOf({Pair("GLOO_SOCKET_IFNAME", "lo"), Pair("NCCL_SOCKET_IFNAME", "=lo"),
+                            Pair("NCCL_ALGO", "Ring"), Pair("NCCL_DEBUG", "WARN")}));
+  const LaunchSpec spec = launcher_.specs().at(0);
+  EXPECT_THAT(spec.environment, IsSupersetOf(reported));
+}
+
+TEST_F(AllocationManagerTest, AnInterfaceThatIsNotThereFailsThePreparation) {
+  v1::Allocation allocation = MakeAllocation(1, v1::Allocation::GOAL_PREPARE);
+  allocation.mutable_config()->mutable_distributed()->set_interface("eth77");
+  ASSERT_TRUE(Apply({allocation}).ok());
+  EXPECT_EQ(Only().phase(), Status::PHASE_FAILED);
+  EXPECT_EQ(Only().failure().exit_code(), base::kExitBadConfig);
+  EXPECT_THAT(Only().failure().message(), HasSubstr("node w1 has no interface 'eth77'"));
+}
+
+TEST_F(AllocationManagerTest, PreparedWhenThePeersAreReached) {
+  ProbeServer peer("w2", real_clock_);
+  v1::Allocation allocation = MakeAllocation(1, v1::Allocation::GOAL_PREPARE);
+  allocation.set_world_size(4);
+  allocation.add_peers()->set_node("w2");
+  allocation.mutable_peers(0)->set_probe_address(*peer.Listen("127.0.0.1"));
+  allocation.add_peers()->set_node("an-older-worker");
+  ASSERT_TRUE(Apply({allocation}).ok());
+  EXPECT_EQ(WaitUntilDialled().phase(), Status::PHASE_PREPARED);
+  EXPECT_FALSE(Only().master().empty());
+}
+
+TEST_F(AllocationManagerTest, APeerThatIsNotReachedFailsThePreparation) {
+  const std::string gone = ListenOn("127.0.0.1")->address;
+  v1::Allocation allocation = MakeAllocation(1, v1::Allocation::GOAL_PREPARE);
+  allocation.set_world_size(4);
+  allocation.add_peers()->set_node("w2");
+  allocation.mutable_peers(0)->set_probe_address(gone);
+  ASSERT_TRUE(Apply({allocation}).ok());
+  const Status status = WaitUntilDialled();
+  EXPECT_EQ(status.phase(), Status::PHASE_FAILED);
+  EXPECT_EQ(status.failure().exit_code(), base::kExitCollectiveLost);
+  EXPECT_THAT(status.failure().message(),
+              HasSubstr("nodes/w1 (lo 127.0.0.1) cannot reach nodes/w2 at " + gone));
+  EXPECT_EQ(slots_used_, 0);
+}
+
+TEST_F(AllocationManagerTest, WhatIsStoppedWhileItDialsStaysStopped) {
+  const ListeningSocket silent = *ListenOn("127.0.0.1");
+  v1::Allocation allocation = MakeAllocation(1, v1::Allocation::GOAL_PREPARE);
+  allocation.set_world_size(4);
+  allocation.add_peers()->set_node("w2");
+  allocation.mutable_peers(0)->set_probe_address(silent.address);
+  ASSERT_TRUE(Apply({allocation}).ok());
+  EXPECT_EQ(Only().phase(), Status::PHASE_PREPARING);
+  ASSERT_TRUE(Apply({}).ok());
+  EXPECT_EQ(Only().phase(), Status::PHASE_STOPPED);
+  EXPECT_THAT(ended_, ElementsAre(Pair("jobs/a", 1)));
+  // The dial's end finds nothing to fail.
+  ASSERT_TRUE(Apply({}).ok());
+  EXPECT_THAT(manager_->Statuses(), IsEmpty());
 }
 
 TEST_F(AllocationManagerTest, OnlyHoldersGetTheCheckpointsFile) {

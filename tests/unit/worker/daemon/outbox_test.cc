@@ -49,6 +49,21 @@ TEST_F(OutboxTest, WhatMayBeLostIsSentAgainInOrder) {
   EXPECT_FALSE(Next().has_value());
 }
 
+TEST_F(OutboxTest, TheNewestMaintenanceIsSaidInEachSession) {
+  v1::Maintenance maintenance;
+  maintenance.add_events()->set_id("e1");
+  outbox_.SetMaintenance(maintenance);
+  outbox_.AddCheckpoint(At(1));
+  outbox_.BeginSession();
+  EXPECT_EQ(Next()->maintenance().events(0).id(), "e1");
+  EXPECT_EQ(Next()->checkpoint().step(), 1);
+  outbox_.SetMaintenance({});
+  EXPECT_TRUE(Next()->maintenance().events().empty());
+  outbox_.EndSession();
+  outbox_.BeginSession();
+  EXPECT_TRUE(Next()->has_maintenance());
+}
+
 TEST_F(OutboxTest, LogChunksComeLastAndWaitForRoom) {
   const uint64_t session = outbox_.BeginSession();
   EXPECT_TRUE(outbox_.AddLogChunk(session, {}));

@@ -20,7 +20,7 @@
 #include "common/base/files.h"
 #include "tests/support/process.h"
 #include "tests/support/shared_data.h"
-#include "worker/daemon/master_socket.h"
+#include "worker/daemon/tcp_socket.h"
 
 namespace muster::worker {
 namespace {
@@ -193,7 +193,7 @@ TEST_F(ProcessTrainerLauncherTest, AnEmptyFolderCannotBeAdopted) {
 }
 
 TEST_F(ProcessTrainerLauncherTest, TheProgramInheritsTheMasterSocketAndNothingElse) {
-  absl::StatusOr<MasterSocket> master = BindMasterSocket("127.0.0.1");
+  absl::StatusOr<ListeningSocket> master = ListenOn("127.0.0.1");
   ASSERT_TRUE(master.ok()) << master.status();
   // Left open on purpose, and inheritable, as a careless library would.
   const UniqueFd stray(dup(master->fd.get()));

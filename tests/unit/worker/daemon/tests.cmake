@@ -1,9 +1,15 @@
 muster_test(SRC unit/worker/daemon/allocation_manager_test.cc LABELS unit DEPS muster::worker_daemon muster::testing
-  muster::pth_builder)
+  muster::pth_builder muster::process)
+muster_test(SRC unit/worker/daemon/collective_environment_test.cc LABELS unit DEPS muster::worker_daemon muster::testing)
 muster_test(SRC unit/worker/daemon/data_access_test.cc LABELS unit DEPS muster::worker_daemon muster::testing)
+muster_test(SRC unit/worker/daemon/network_interfaces_test.cc LABELS unit DEPS muster::worker_daemon)
+muster_test(SRC unit/worker/daemon/network_probe_test.cc LABELS unit DEPS muster::worker_daemon muster::process)
 muster_test(SRC unit/worker/daemon/outbox_test.cc LABELS unit DEPS muster::worker_daemon muster::testing)
 muster_test(SRC unit/worker/daemon/process_trainer_launcher_test.cc LABELS unit DEPS muster::worker_daemon muster::testing
   muster::process PROGRAMS muster-worker)
+muster_test(SRC unit/worker/daemon/scheduled_events_poller_test.cc LABELS unit DEPS muster::worker_daemon muster::testing
+  muster::process PkgConfig::CPPHTTPLIB)
+muster_test(SRC unit/worker/daemon/scheduled_events_test.cc LABELS unit DEPS muster::worker_daemon)
 muster_test(SRC unit/worker/daemon/worker_metrics_test.cc LABELS unit DEPS muster::worker_daemon muster::testing)
 muster_test(SRC unit/worker/daemon/worker_test.cc LABELS unit DEPS muster::worker_daemon muster::testing muster::process
-  PROGRAMS muster-worker)
+  PkgConfig::CPPHTTPLIB PROGRAMS muster-worker)

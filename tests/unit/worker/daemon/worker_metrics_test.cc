@@ -104,6 +104,30 @@ TEST_F(WorkerMetricsTest, SeriesOfAnEndedJobGoAfterFiveMinutes) {
   EXPECT_THAT(Page(), Not(HasSubstr("jobs/a")));
 }
 
+TEST_F(WorkerMetricsTest, EventsCountOnceAndTheirNoticeRunsDown) {
+  const auto event = [&](const std::string& id, const std::string& type, int64_t seconds) {
+    v1::MaintenanceEvent made;
+    made.set_id(id);
+    made.set_type(type);
+    if (seconds != 0) made.mutable_not_before()->set_seconds(1'700'000'000 + seconds);
+    return made;
+  };
+  const std::string notice = "muster_worker_eviction_notice_seconds{event_type=";
+  metrics_.ShowMaintenance({event("1", "Preempt", 30), event("2", "Preempt", 90),
+                            event("3", "Reboot", 0), event("4", "Hibernate", 5)});
+  EXPECT_THAT(Page(), HasSubstr("muster_worker_scheduled_events_total{event_type=\"Preempt\"} 2"));
+  EXPECT_THAT(Page(), HasSubstr("muster_worker_scheduled_events_total{event_type=\"other\"} 1"));
+  EXPECT_THAT(Page(), HasSubstr(notice + "\"Preempt\"} 30"));
+  EXPECT_THAT(Page(), HasSubstr(notice + "\"Reboot\"} 0"));
+  clock_.Advance(absl::Seconds(10));
+  metrics_.ShowMaintenance({event("1", "Preempt", 30)});
+  EXPECT_THAT(Page(), HasSubstr("muster_worker_scheduled_events_total{event_type=\"Preempt\"} 2"));
+  EXPECT_THAT(Page(), HasSubstr(notice + "\"Preempt\"} 20"));
+  EXPECT_THAT(Page(), Not(HasSubstr(notice + "\"Reboot\"")));
+  metrics_.ShowMaintenance({});
+  EXPECT_THAT(Page(), Not(HasSubstr(notice)));
+}
+
 TEST_F(WorkerMetricsTest, SeriesStayWhenTheJobGoesOn) {
   metrics_.Update(Step(1, 0, 10));
   metrics_.JobEnded("jobs/a");

@@ -20,6 +20,7 @@
 #include "tests/support/process.h"
 #include "tests/support/shared_data.h"
 #include "tests/unit/worker/daemon/fake_coordinator.h"
+#include "tests/unit/worker/daemon/fake_metadata_service.h"
 #include "tests/unit/worker/daemon/fixtures.h"
 #include "worker/daemon/rank_files.h"
 
@@ -199,6 +200,60 @@ TEST_F(WorkerTest, StopsWhatIsNoLongerWanted) {
   EXPECT_THAT(Trainers(), IsEmpty());
 }
 
+TEST_F(WorkerTest, TellsLabelsAndWhereItCanBeProbed) {
+  WorkerOptions options = Options();
+  options.labels = {{"zone", "1"}, {"disk", "nvme"}};
+  const auto worker = Worker::Start(options, [](const std::string&) {});
+  ASSERT_TRUE(worker.ok()) << worker.status();
+  const std::optional<v1::Hello> hello = coordinator_.WaitForHello();
+  ASSERT_TRUE(hello.has_value());
+  EXPECT_EQ(hello->inventory().labels().at("zone"), "1");
+  EXPECT_EQ(hello->inventory().labels().at("disk"), "nvme");
+  EXPECT_THAT(hello->inventory().probe_address(), ::testing::StartsWith("127.0.0.1:"));
+  // It answers there: another node that looks for w1 finds it.
+  v1::Allocation prepare = MakeAllocation(1, v1::Allocation::GOAL_PREPARE);
+  prepare.set_world_size(4);
+  prepare.add_peers()->set_node("w1");
+  prepare.mutable_peers(0)->set_probe_address(hello->inventory().probe_address());
+  coordinator_.SendDesired(1, {prepare});
+  EXPECT_TRUE(coordinator_.WaitForPhase(Status::PHASE_PREPARED).has_value());
+}
+
+TEST_F(WorkerTest, HandsOnScheduledEventsAndApprovesThem) {
+  FakeMetadataService metadata;
+  metadata.Announce("e1", "Redeploy");
+  WorkerOptions options = Options();
+  options.scheduled_events = metadata.url();
+  const auto worker = Worker::Start(options, [](const std::string&) {});
+  ASSERT_TRUE(worker.ok()) << worker.status();
+  const auto announced = [](int events) {
+    return [events](const v1::WorkerMessage& m) {
+      return m.has_maintenance() && m.maintenance().events_size() == events;
+    };
+  };
+  const auto first = coordinator_.WaitFor(announced(1));
+  ASSERT_TRUE(first.has_value());
+  EXPECT_EQ(first->maintenance().events(0).type(), "Redeploy");
+  // A coordinator that comes back hears of it again.
+  coordinator_.Restart();
+  ASSERT_TRUE(coordinator_.WaitForHello().has_value());
+  EXPECT_TRUE(coordinator_.WaitFor(announced(1)).has_value());
+  v1::CoordinatorMessage approval;
+  approval.mutable_approval()->set_event_id("e1");
+  coordinator_.Send(approval);
+  EXPECT_TRUE(testing::WaitUntil([&] { return !metadata.approvals().empty(); }, absl::Seconds(20)));
+  metadata.Withdraw("e1");
+  EXPECT_TRUE(coordinator_.WaitFor(announced(0)).has_value());
+}
+
+TEST_F(WorkerTest, WithoutSuchAServiceThereIsNoMaintenance) {
+  const std::unique_ptr<Worker> worker = StartWorker();
+  const auto message =
+      coordinator_.WaitFor([](const v1::WorkerMessage& m) { return m.has_maintenance(); });
+  ASSERT_TRUE(message.has_value());
+  EXPECT_THAT(message->maintenance().events(), IsEmpty());
+}
+
 TEST_F(WorkerTest, NacksWhatItCannotHold) {
   const std::unique_ptr<Worker> worker = StartWorker();
   ASSERT_TRUE(coordinator_.WaitForHello().has_value());
@@ -244,6 +299,8 @@ TEST_F(WorkerTest, ARestartedDaemonAdoptsItsTrainers) {
   });
   ASSERT_TRUE(again.has_value());
   EXPECT_EQ(again->hello().allocations(0).phase(), Status::PHASE_RUNNING);
+  // What the trainers were given is read from themselves.
+  EXPECT_EQ(again->hello().allocations(0).environment().at("NCCL_SOCKET_IFNAME"), "=lo");
   coordinator_.SendDesired(1, {MakeAllocation(1, v1::Allocation::GOAL_RUN)});
   ASSERT_TRUE(coordinator_.WaitForAck(1).has_value());
   EndRank(0, 0);

@@ -1,4 +1,4 @@
-#include "worker/daemon/master_socket.h"
+#include "worker/daemon/tcp_socket.h"
 
 #include <arpa/inet.h>
 #include <netdb.h>
@@ -32,55 +32,56 @@ absl::StatusOr<AddressList> Look(const std::string& host, int port, int type, in
   return AddressList(found, freeaddrinfo);
 }
 
-struct IpAndPort {
-  std::string ip;
-  int port = 0;
-};
-
-absl::StatusOr<IpAndPort> NameOf(int fd) {
+absl::StatusOr<std::pair<std::string, int>> NameOf(int fd) {
   sockaddr_storage storage{};
   socklen_t size = sizeof(storage);
   if (getsockname(fd, reinterpret_cast<sockaddr*>(&storage), &size) != 0) {
     return base::ErrnoStatus(errno, "getsockname", "");
   }
   char text[INET6_ADDRSTRLEN] = {};
-  IpAndPort name;
   if (storage.ss_family == AF_INET6) {
     const auto* v6 = reinterpret_cast<const sockaddr_in6*>(&storage);
     inet_ntop(AF_INET6, &v6->sin6_addr, text, sizeof(text));
-    name.port = ntohs(v6->sin6_port);
-  } else {
-    const auto* v4 = reinterpret_cast<const sockaddr_in*>(&storage);
-    inet_ntop(AF_INET, &v4->sin_addr, text, sizeof(text));
-    name.port = ntohs(v4->sin_port);
+    return std::make_pair(std::string(text), static_cast<int>(ntohs(v6->sin6_port)));
   }
-  name.ip = text;
-  return name;
+  const auto* v4 = reinterpret_cast<const sockaddr_in*>(&storage);
+  inet_ntop(AF_INET, &v4->sin_addr, text, sizeof(text));
+  return std::make_pair(std::string(text), static_cast<int>(ntohs(v4->sin_port)));
 }
 
-std::string Join(const IpAndPort& name) {
-  return name.ip.find(':') == std::string::npos ? absl::StrCat(name.ip, ":", name.port)
-                                                : absl::StrCat("[", name.ip, "]:", name.port);
-}
+}  // namespace
 
-absl::StatusOr<MasterSocket> Bind(const std::string& ip, int port) {
+absl::StatusOr<ListeningSocket> ListenOn(const std::string& ip, int port) {
   MUSTER_ASSIGN_OR_RETURN(const AddressList address,
                           Look(ip, port, SOCK_STREAM, AI_NUMERICHOST | AI_PASSIVE));
-  MasterSocket socket;
+  ListeningSocket socket;
   socket.fd = UniqueFd(::socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int one = 1;
   if (!socket.fd.valid() ||
       setsockopt(socket.fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0 ||
       bind(socket.fd.get(), address->ai_addr, address->ai_addrlen) != 0 ||
       listen(socket.fd.get(), SOMAXCONN) != 0) {
-    return base::ErrnoStatus(errno, "bind the master socket to", absl::StrCat(ip, ":", port));
+    return base::ErrnoStatus(errno, "listen on", JoinAddress(ip, port));
   }
-  MUSTER_ASSIGN_OR_RETURN(const IpAndPort name, NameOf(socket.fd.get()));
-  socket.address = Join(name);
+  MUSTER_ASSIGN_OR_RETURN(const auto name, NameOf(socket.fd.get()));
+  socket.address = JoinAddress(name.first, name.second);
   return socket;
 }
 
-}  // namespace
+absl::StatusOr<UniqueFd> StartConnect(const std::string& source_ip, const std::string& ip,
+                                      int port) {
+  MUSTER_ASSIGN_OR_RETURN(const AddressList source,
+                          Look(source_ip, 0, SOCK_STREAM, AI_NUMERICHOST));
+  MUSTER_ASSIGN_OR_RETURN(const AddressList target, Look(ip, port, SOCK_STREAM, AI_NUMERICHOST));
+  UniqueFd fd(socket(target->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid() || bind(fd.get(), source->ai_addr, source->ai_addrlen) != 0) {
+    return base::ErrnoStatus(errno, "use the address", source_ip);
+  }
+  if (connect(fd.get(), target->ai_addr, target->ai_addrlen) != 0 && errno != EINPROGRESS) {
+    return base::ErrnoStatus(errno, "connect to", JoinAddress(ip, port));
+  }
+  return fd;
+}
 
 absl::StatusOr<std::pair<std::string, int>> SplitAddress(const std::string& address) {
   const size_t colon = address.rfind(':');
@@ -94,11 +95,9 @@ absl::StatusOr<std::pair<std::string, int>> SplitAddress(const std::string& addr
   return std::make_pair(host, port);
 }
 
-absl::StatusOr<MasterSocket> BindMasterSocket(const std::string& ip) { return Bind(ip, 0); }
-
-absl::StatusOr<MasterSocket> RebindMasterSocket(const std::string& address) {
-  MUSTER_ASSIGN_OR_RETURN(const auto host_and_port, SplitAddress(address));
-  return Bind(host_and_port.first, host_and_port.second);
+std::string JoinAddress(const std::string& ip, int port) {
+  return ip.find(':') == std::string::npos ? absl::StrCat(ip, ":", port)
+                                           : absl::StrCat("[", ip, "]:", port);
 }
 
 absl::StatusOr<std::string> LocalAddressTowards(const std::string& address) {
@@ -110,8 +109,8 @@ absl::StatusOr<std::string> LocalAddressTowards(const std::string& address) {
   if (!fd.valid() || connect(fd.get(), found->ai_addr, found->ai_addrlen) != 0) {
     return base::ErrnoStatus(errno, "find a route to", address);
   }
-  MUSTER_ASSIGN_OR_RETURN(const IpAndPort name, NameOf(fd.get()));
-  return name.ip;
+  MUSTER_ASSIGN_OR_RETURN(auto name, NameOf(fd.get()));
+  return std::move(name.first);
 }
 
 }  // namespace muster::worker

@@ -1,0 +1,32 @@
+// The part of ClusterState that forgets jobs which ended long ago, or of which there are too many.
+#include "coordinator/core/cluster_state.h"
+#include "coordinator/core/timestamps.h"
+
+namespace muster::coordinator {
+namespace {
+
+// So that one commit does not get long after a change of the limits.
+constexpr int kForgottenInOneStep = 200;
+
+}  // namespace
+
+void ClusterState::NoteFinished(const JobMachine& job) {
+  if (!job.Terminal()) return;
+  finished_.insert({FromTimestamp(job.job().end_time()), job.record().submit_sequence()});
+}
+
+void ClusterState::ForgetFinishedJobs(Step* step) {
+  for (int i = 0; i < kForgottenInOneStep && !finished_.empty(); ++i) {
+    const auto [end, sequence] = *finished_.begin();
+    const bool old = end + options_.keep_finished_for <= step->now.wall;
+    if (!old && finished_.size() <= options_.keep_finished) return;
+    const std::string name = jobs_by_sequence_.at(sequence);
+    finished_.erase(finished_.begin());
+    jobs_by_sequence_.erase(sequence);
+    jobs_.erase(name);
+    events_.Forget(name);
+    step->effects.writes.expired_jobs.insert(name);
+  }
+}
+
+}  // namespace muster::coordinator
