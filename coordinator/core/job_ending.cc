@@ -185,9 +185,8 @@ void JobMachine::Settle(Instant now, JobOutput* out) {
     return;
   }
   const v1::RankFailure& failure = job().first_failure();
-  const bool own_failure =
-      failure.generation() == job().generation() && !Stopped(failure) &&
-      !(FromLostPeer(failure) && record_.node_lost());
+  const bool own_failure = failure.generation() == job().generation() && !Stopped(failure) &&
+                           !(FromLostPeer(failure) && record_.node_lost());
   if (!own_failure) {
     Requeue(/*own_failure=*/false, now, out);
     return;

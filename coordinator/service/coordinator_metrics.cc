@@ -33,11 +33,12 @@ CoordinatorMetrics::CoordinatorMetrics(metrics::Registry* registry)
                                         "Time since the node was last heard.")),
       transitions_(registry->AddCounter("muster_coordinator_job_state_transitions_total",
                                         "Changes of jobs' states.")),
-      node_losses_(registry
-                       ->AddCounter("muster_coordinator_node_losses_total",
-                                    "Nodes given up: nothing was heard of them, or they did not end a "
-                                    "job's ranks in time.")
-                       .Add({})),
+      node_losses_(
+          registry
+              ->AddCounter("muster_coordinator_node_losses_total",
+                           "Nodes given up: nothing was heard of them, or they did not end a "
+                           "job's ranks in time.")
+              .Add({})),
       queue_wait_(registry
                       ->AddHistogram("muster_coordinator_queue_wait_seconds",
                                      "Time from submission, or from the end of a generation, to "

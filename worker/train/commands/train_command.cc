@@ -114,7 +114,8 @@ void AddTrainCommand(CLI::App& app, const std::vector<std::string>& arguments, C
       "Examples:\n"
       "  muster-trainer train --config configs/quick/demo.textproto --output /tmp/run --ranks 2\n"
       "  muster-trainer train --config configs/quick/demo.textproto --output /tmp/run --resume\n"
-      "Ctrl-C writes a checkpoint after the running step and ends with 10; --resume goes on from there.");
+      "Ctrl-C writes a checkpoint after the running step and ends with 10; --resume goes on from "
+      "there.");
   command->callback([options, chosen, &arguments] {
     *chosen = [options, &arguments] { return Train(*options, arguments); };
   });
