@@ -5,12 +5,12 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
-#include <cmath>
 #include <fstream>
 #include <map>
 #include <string>
 #include <vector>
 
+#include "tests/parity/union_reference.h"
 #include "tests/support/parity.h"
 #include "tests/support/shared_data.h"
 #include "tests/unit/worker/dist/rank_threads.h"
@@ -20,10 +20,6 @@
 
 namespace muster::testing {
 namespace {
-
-namespace F = torch::nn::functional;
-
-using Tensors = std::vector<at::Tensor>;  // one a rank
 
 constexpr double kLearningRate = 0.02;
 
@@ -36,6 +32,11 @@ model::FasterRCNN MakeModel(const SafetensorsFile& state) {
   model->to(torch::kDouble);
   model->train();
   return model;
+}
+
+torch::optim::SGD MakeOptimizer(const torch::nn::Module& model) {
+  return torch::optim::SGD(
+      model.parameters(), torch::optim::SGDOptions(kLearningRate).momentum(0.9).weight_decay(1e-4));
 }
 
 std::map<std::string, at::Tensor> StateOf(const torch::nn::Module& module) {
@@ -62,9 +63,7 @@ std::vector<RankRun> TrainOnRanks(const SafetensorsFile& init,
     model::FasterRCNN model = MakeModel(init);
     model->SetSyncBatchNormCommunicator(groups.sync_batch_norm());
     dist::GradientReducer reducer(model->parameters(), groups, 25 << 20);
-    torch::optim::SGD optimizer(
-        model->parameters(),
-        torch::optim::SGDOptions(kLearningRate).momentum(0.9).weight_decay(1e-4));
+    torch::optim::SGD optimizer = MakeOptimizer(*model);
     ops::StridedIndexSampler sampler;
     for (int step = 0; step < steps; ++step) {
       for (at::Tensor parameter : model->parameters()) {
@@ -188,183 +187,15 @@ TEST_F(SyncBatchNormRanks, TwoByTwoImagesEqualTheOracle) {
   }
 }
 
-// The backbone and neck over all ranks' tensors in one process, of nothing but convolutions,
-// autograd and statistics of the union of elements. Parameters are shared with `model`; running
-// statistics are kept apart.
-class UnionReference {
- public:
-  explicit UnionReference(model::FasterRCNN model) : model_(std::move(model)) {
-    for (const auto& item : model_->named_parameters()) parameters_[item.key()] = item.value();
-    for (const auto& item : model_->named_buffers()) running_[item.key()] = item.value().clone();
-  }
-
-  const at::Tensor& running(const std::string& name) const { return running_.at(name); }
-
-  // The five levels of each rank.
-  std::vector<Tensors> Levels(const Tensors& images) {
-    const std::string b = "backbone.";
-    Tensors x = Relu(Norm(Conv(images, b + "conv1", 2), b + "bn1"));
-    x = Relu(Norm(Conv(x, b + "conv2", 2), b + "bn2"));
-    for (int block = 0; Has(b + "layer1." + std::to_string(block) + ".conv1.weight"); ++block) {
-      x = Bottleneck(x, b + "layer1." + std::to_string(block) + ".");
-    }
-    std::vector<Tensors> branches = {x};
-    for (int stage = 2; stage <= 4; ++stage) {
-      branches = Transition(branches, b + "transition" + std::to_string(stage - 1) + ".");
-      for (int m = 0;; ++m) {
-        const std::string prefix =
-            b + "stage" + std::to_string(stage) + "." + std::to_string(m) + ".";
-        if (!Has(prefix + "branches.0.0.conv1.weight")) break;
-        branches = Module(branches, prefix);
-      }
-    }
-    std::vector<Tensors> levels(images.size());
-    for (size_t rank = 0; rank < images.size(); ++rank) {
-      Tensors all = {branches[0][rank]};
-      for (size_t i = 1; i < branches.size(); ++i) {
-        all.push_back(F::interpolate(branches[i][rank],
-                                     F::InterpolateFuncOptions()
-                                         .scale_factor(std::vector<double>(2, std::pow(2.0, i)))
-                                         .mode(torch::kBilinear)
-                                         .align_corners(false)));
-      }
-      const at::Tensor reduced = Conv({at::cat(all, 1)}, "neck.reduction_conv.conv", 1)[0];
-      for (int level = 0; level < 5; ++level) {
-        const at::Tensor pooled =
-            level == 0 ? reduced : at::avg_pool2d(reduced, 1 << level, 1 << level);
-        levels[rank].push_back(
-            Conv({pooled}, "neck.fpn_convs." + std::to_string(level) + ".conv", 1)[0]);
-      }
-    }
-    return levels;
-  }
-
- private:
-  bool Has(const std::string& name) const { return parameters_.count(name) != 0; }
-
-  Tensors Conv(const Tensors& x, const std::string& name, int64_t stride) const {
-    const at::Tensor& weight = parameters_.at(name + ".weight");
-    const at::Tensor bias = Has(name + ".bias") ? parameters_.at(name + ".bias") : at::Tensor();
-    Tensors out;
-    for (const at::Tensor& t : x)
-      out.push_back(at::conv2d(t, weight, bias, stride, weight.size(2) / 2));
-    return out;
-  }
-
-  Tensors Norm(const Tensors& x, const std::string& name) {
-    Tensors flat;
-    for (const at::Tensor& t : x) flat.push_back(t.transpose(0, 1).flatten(1));
-    const at::Tensor all = at::cat(flat, 1);
-    const at::Tensor mean = all.mean(1);
-    const at::Tensor variance = all.var(1, /*unbiased=*/false);
-    const double count = static_cast<double>(all.size(1));
-    Update(name + ".running_mean", mean);
-    Update(name + ".running_var", variance * (count / (count - 1)));
-    const auto shaped = [](const at::Tensor& t) { return t.view({1, -1, 1, 1}); };
-    Tensors out;
-    for (const at::Tensor& t : x) {
-      out.push_back((t - shaped(mean)) / (shaped(variance) + 1e-5).sqrt() *
-                        shaped(parameters_.at(name + ".weight")) +
-                    shaped(parameters_.at(name + ".bias")));
-    }
-    return out;
-  }
-
-  void Update(const std::string& name, const at::Tensor& value) {
-    running_.at(name) = running_.at(name) * 0.9 + value.detach() * 0.1;
-  }
-
-  static Tensors Relu(const Tensors& x) {
-    Tensors out;
-    for (const at::Tensor& t : x) out.push_back(t.relu());
-    return out;
-  }
-
-  static Tensors Add(const Tensors& x, const Tensors& y) {
-    Tensors out;
-    for (size_t i = 0; i < x.size(); ++i) out.push_back(x[i] + y[i]);
-    return out;
-  }
-
-  Tensors Bottleneck(const Tensors& x, const std::string& p) {
-    Tensors y = Relu(Norm(Conv(x, p + "conv1", 1), p + "bn1"));
-    y = Relu(Norm(Conv(y, p + "conv2", 1), p + "bn2"));
-    y = Norm(Conv(y, p + "conv3", 1), p + "bn3");
-    const bool projected = Has(p + "downsample.0.weight");
-    return Relu(Add(y, projected ? Norm(Conv(x, p + "downsample.0", 1), p + "downsample.1") : x));
-  }
-
-  Tensors BasicBlock(const Tensors& x, const std::string& p) {
-    const Tensors y = Relu(Norm(Conv(x, p + "conv1", 1), p + "bn1"));
-    return Relu(Add(Norm(Conv(y, p + "conv2", 1), p + "bn2"), x));
-  }
-
-  std::vector<Tensors> Transition(const std::vector<Tensors>& from, const std::string& p) {
-    std::vector<Tensors> to;
-    for (size_t i = 0; i <= from.size(); ++i) {
-      const std::string branch = p + std::to_string(i) + ".";
-      if (Has(branch + "0.weight")) {
-        to.push_back(Relu(Norm(Conv(from[i], branch + "0", 1), branch + "1")));
-      } else if (Has(branch + "0.0.weight")) {
-        to.push_back(Relu(Norm(Conv(from.back(), branch + "0.0", 2), branch + "0.1")));
-      } else if (i < from.size()) {
-        to.push_back(from[i]);
-      }
-    }
-    return to;
-  }
-
-  std::vector<Tensors> Module(std::vector<Tensors> branches, const std::string& p) {
-    for (size_t b = 0; b < branches.size(); ++b) {
-      for (int block = 0;; ++block) {
-        const std::string prefix =
-            p + "branches." + std::to_string(b) + "." + std::to_string(block) + ".";
-        if (!Has(prefix + "conv1.weight")) break;
-        branches[b] = BasicBlock(branches[b], prefix);
-      }
-    }
-    std::vector<Tensors> fused;
-    for (size_t i = 0; i < branches.size(); ++i) {
-      Tensors sum;
-      for (size_t j = 0; j < branches.size(); ++j) {
-        const std::string prefix =
-            p + "fuse_layers." + std::to_string(i) + "." + std::to_string(j) + ".";
-        Tensors term = branches[j];
-        if (j > i) {
-          term = Norm(Conv(term, prefix + "0", 1), prefix + "1");
-          for (at::Tensor& t : term) {
-            const int64_t factor = int64_t{1} << (j - i);
-            t = t.repeat_interleave(factor, 2).repeat_interleave(factor, 3);
-          }
-        }
-        for (size_t n = 0; n < i - std::min(i, j); ++n) {
-          const std::string step = prefix + std::to_string(n) + ".";
-          term = Norm(Conv(term, step + "0", 2), step + "1");
-          if (n + 1 < i - j) term = Relu(term);
-        }
-        sum = j == 0 ? term : Add(sum, term);
-      }
-      fused.push_back(Relu(sum));
-    }
-    return fused;
-  }
-
-  model::FasterRCNN model_;
-  std::map<std::string, at::Tensor> parameters_;
-  std::map<std::string, at::Tensor> running_;
-};
-
-void SyncBatchNormRanks::ExpectOneProcess(const std::vector<model::TrainBatch>& batches) {
-  const std::vector<RankRun> runs = TrainOnRanks(init_, batches, 1);
-
-  model::FasterRCNN model = MakeModel(init_);
-  UnionReference reference(model);
+// One process's step up to the gradients: the losses of what each rank would hold, and the backward
+// pass of their mean.
+std::vector<at::Tensor> UnionStep(model::FasterRCNN model, UnionReference& reference,
+                                  const std::vector<model::TrainBatch>& batches) {
   Tensors images;
   for (const model::TrainBatch& batch : batches) images.push_back(batch.images);
   const std::vector<Tensors> levels = reference.Levels(images);
-  const auto ranks = static_cast<double>(batches.size());
   ops::StridedIndexSampler sampler;
-  at::Tensor total = at::zeros({}, at::kDouble);
+  std::vector<at::Tensor> losses;
   for (size_t rank = 0; rank < batches.size(); ++rank) {
     const auto& targets = batches[rank].targets;
     const model::RpnOutput rpn = model->rpn_head->forward(levels[rank]);
@@ -388,21 +219,14 @@ void SyncBatchNormRanks::ExpectOneProcess(const std::vector<model::TrainBatch>& 
     at::Tensor loss = roi_losses.cls + roi_losses.bbox;
     for (size_t level = 0; level < 5; ++level)
       loss = loss + rpn_losses.cls[level] + rpn_losses.reg[level];
-    Comparison(1e-9).Check("loss of rank " + std::to_string(rank), runs[rank].losses[0].Total(),
-                           loss.detach());
-    total = total + loss / ranks;
+    losses.push_back(loss);
   }
-  total.backward();
+  (at::stack(losses).sum() / static_cast<double>(batches.size())).backward();
+  return losses;
+}
 
-  Comparison compare(1e-9);
-  for (const auto& item : model->named_parameters()) {
-    compare.Check("gradient of " + item.key(), runs[0].gradients.at(item.key()),
-                  item.value().grad());
-  }
-  for (const auto& item : model->named_buffers()) {
-    if (item.key().find("running_") == std::string::npos) continue;
-    compare.Check(item.key(), runs[0].state.at(item.key()), reference.running(item.key()));
-  }
+// All ranks hold the same bits.
+void ExpectEqualRanks(const std::vector<RankRun>& runs) {
   for (size_t rank = 1; rank < runs.size(); ++rank) {
     for (const auto& [name, gradient] : runs[0].gradients) {
       EXPECT_TRUE(at::equal(gradient, runs[rank].gradients.at(name))) << name << " of " << rank;
@@ -411,6 +235,58 @@ void SyncBatchNormRanks::ExpectOneProcess(const std::vector<model::TrainBatch>& 
       EXPECT_TRUE(at::equal(tensor, runs[rank].state.at(name))) << name << " of " << rank;
     }
   }
+}
+
+void SyncBatchNormRanks::ExpectOneProcess(const std::vector<model::TrainBatch>& batches) {
+  const std::vector<RankRun> runs = TrainOnRanks(init_, batches, 1);
+  model::FasterRCNN model = MakeModel(init_);
+  UnionReference reference(model);
+  const std::vector<at::Tensor> losses = UnionStep(model, reference, batches);
+
+  Comparison compare(1e-9);
+  for (size_t rank = 0; rank < batches.size(); ++rank) {
+    compare.Check("loss of rank " + std::to_string(rank), runs[rank].losses[0].Total(),
+                  losses[rank].detach());
+  }
+  for (const auto& item : model->named_parameters()) {
+    compare.Check("gradient of " + item.key(), runs[0].gradients.at(item.key()),
+                  item.value().grad());
+  }
+  for (const auto& item : model->named_buffers()) {
+    if (item.key().find("running_") == std::string::npos) continue;
+    compare.Check(item.key(), runs[0].state.at(item.key()), reference.running(item.key()));
+  }
+  ExpectEqualRanks(runs);
+}
+
+// Rounding grows from step to step, so what is left of 1e-9 after 20 of them says that no step does
+// anything else.
+TEST_F(SyncBatchNormRanks, TwentyStepsEqualOneProcess) {
+  constexpr int kSteps = 20;
+  const std::vector<model::TrainBatch> batches = {Part(batch_, 2, 2), Small(1)};
+  const std::vector<RankRun> runs = TrainOnRanks(init_, batches, kSteps);
+
+  model::FasterRCNN model = MakeModel(init_);
+  UnionReference reference(model);
+  torch::optim::SGD optimizer = MakeOptimizer(*model);
+  Comparison compare(1e-9);
+  for (size_t step = 0; step < kSteps; ++step) {
+    optimizer.zero_grad();
+    const std::vector<at::Tensor> losses = UnionStep(model, reference, batches);
+    for (size_t rank = 0; rank < batches.size(); ++rank) {
+      compare.Check("step " + std::to_string(step) + ", loss of rank " + std::to_string(rank),
+                    runs[rank].losses[step].Total(), losses[rank].detach());
+    }
+    optimizer.step();
+  }
+  for (const auto& item : model->named_parameters()) {
+    compare.Check(item.key(), runs[0].state.at(item.key()), item.value().detach());
+  }
+  for (const auto& item : model->named_buffers()) {
+    if (item.key().find("running_") == std::string::npos) continue;
+    compare.Check(item.key(), runs[0].state.at(item.key()), reference.running(item.key()));
+  }
+  ExpectEqualRanks(runs);
 }
 
 TEST_F(SyncBatchNormRanks, TwoByTwoImagesEqualOneProcess) {

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "opencv2/core.hpp"
@@ -18,6 +20,7 @@
 #include "worker/train/data_split.h"
 #include "worker/train/evaluator.h"
 #include "worker/train/failure.h"
+#include <nlohmann/json.hpp>
 
 namespace muster::train {
 namespace {
@@ -84,6 +87,40 @@ TEST(MergeViewsTest, SuppressesWithinClassesAndKeepsTheBest) {
       MergeViews({first, second}, config).scores.equal(torch::tensor({0.9F, 0.6F, 0.4F, 0.3F})));
   // One view is not touched: its NMS is done.
   EXPECT_TRUE(MergeViews({first}, config).scores.equal(first.scores));
+}
+
+model::Detections Read(const nlohmann::json& json) {
+  const auto boxes = json["boxes"].get<std::vector<std::vector<float>>>();
+  return Make(boxes, json["scores"].get<std::vector<float>>(),
+              json["labels"].get<std::vector<int64_t>>());
+}
+
+// tests/parity/make_tta_cases.py has asked mmdetection.
+TEST(MergeViewsTest, EqualsDetTTAModel) {
+  std::ifstream file(testing::SourceFolder() / "tests/golden/tta_cases.json");
+  const nlohmann::json cases = nlohmann::json::parse(file);
+  ASSERT_EQ(cases.size(), 12u);
+  int64_t compared = 0;
+  for (const nlohmann::json& one : cases) {
+    config::v1::RoIHead config = Job().model().roi_head();
+    config.set_nms_iou_threshold(one["iou_threshold"].get<double>());
+    config.set_max_per_img(one["max_per_img"].get<uint32_t>());
+    std::vector<model::Detections> views;
+    for (const nlohmann::json& view : one["views"]) {
+      views.push_back(Read(view));
+      if (view["flip"].get<bool>()) {
+        views.back() = Unmirror(std::move(views.back()), one["width"].get<double>());
+      }
+    }
+    const model::Detections merged = MergeViews(std::move(views), config);
+    const model::Detections expected = Read(one["merged"]);
+    ASSERT_EQ(merged.scores.size(0), expected.scores.size(0));
+    EXPECT_TRUE(merged.boxes.equal(expected.boxes));
+    EXPECT_TRUE(merged.scores.equal(expected.scores));
+    EXPECT_TRUE(merged.labels.equal(expected.labels));
+    compared += merged.scores.size(0);
+  }
+  EXPECT_GT(compared, 50);
 }
 
 // An image and its mirror image show the model the same two views, so that their merged detections

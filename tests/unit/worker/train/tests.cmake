@@ -4,7 +4,7 @@ foreach(name checkpoint_writer optimizer pth_writer starting_weights worker_repo
 endforeach()
 foreach(name gradient_accumulation test_time_augmentation)
   muster_test(SRC unit/worker/train/${name}_test.cc LABELS unit TORCH TIMEOUT 120
-    DEPS muster::worker_train muster::parity_support muster::testing muster::tiny_coco opencv_core
+    DEPS muster::worker_train muster::parity_support muster::testing muster::tiny_coco nlohmann_json::nlohmann_json opencv_core
       opencv_imgcodecs)
 endforeach()
 muster_library(NAME train_program TESTONLY LAYER 91
