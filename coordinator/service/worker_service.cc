@@ -88,6 +88,11 @@ class SessionReactor : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::Coo
   }
 
   void OnDone() override {
+    {
+      // What was never sent; in the order of locks with the thread that wrote last.
+      absl::MutexLock lock(&mutex_);
+      outgoing_.clear();
+    }
     deps_.sessions->Remove(id_);
     deps_.logs->SessionEnded(id_);
     deps_.state->Post(SessionClosedCommand{id_});

@@ -8,8 +8,10 @@
 #include <fstream>
 #include <sstream>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/synchronization/mutex.h"
 
 #include "cli/node_commands.h"
 #include "common/base/exit_codes.h"
@@ -26,11 +28,13 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-// Keeps one job; the test scripts what a watch sees.
+// Keeps one job; the test scripts what a watch sees. Served by gRPC's threads and scripted and read
+// by the test's, so its members are used under its mutex.
 class ScriptedCoordinator : public v1::JobService::Service, public v1::NodeService::Service {
  public:
   grpc::Status CreateJob(grpc::ServerContext*, const v1::CreateJobRequest* request,
                          v1::Job* job) override {
+    absl::MutexLock lock(&mutex);
     created = *request;
     ++creations;
     if (unavailable_creations > 0) {
@@ -48,6 +52,7 @@ class ScriptedCoordinator : public v1::JobService::Service, public v1::NodeServi
   }
   grpc::Status GetJob(grpc::ServerContext*, const v1::GetJobRequest* request,
                       v1::Job* job) override {
+    absl::MutexLock lock(&mutex);
     if (request->name() != watched.name()) {
       return rpc::ToGrpcStatus(rpc::Error(absl::StatusCode::kNotFound, "JOB_NOT_FOUND",
                                           absl::StrCat(request->name(), " not found")));
@@ -57,6 +62,7 @@ class ScriptedCoordinator : public v1::JobService::Service, public v1::NodeServi
   }
   grpc::Status ListJobs(grpc::ServerContext*, const v1::ListJobsRequest* request,
                         v1::ListJobsResponse* response) override {
+    absl::MutexLock lock(&mutex);
     // Two jobs a page, whatever was asked for.
     const int first = request->page_token().empty() ? 0 : std::stoi(request->page_token());
     for (int i = first; i < std::min(first + 2, jobs_in_list); ++i) {
@@ -67,6 +73,7 @@ class ScriptedCoordinator : public v1::JobService::Service, public v1::NodeServi
   }
   grpc::Status WatchJob(grpc::ServerContext*, const v1::WatchJobRequest* request,
                         grpc::ServerWriter<v1::WatchJobResponse>* writer) override {
+    absl::MutexLock lock(&mutex);
     watches.push_back(request->after_sequence());
     const size_t watch = watches.size() - 1;
     if (watch >= script.size()) return {grpc::StatusCode::NOT_FOUND, "no such job"};
@@ -88,13 +95,15 @@ class ScriptedCoordinator : public v1::JobService::Service, public v1::NodeServi
     return grpc::Status::OK;
   }
 
-  v1::CreateJobRequest created;
-  int creations = 0;
-  int unavailable_creations = 0;
-  v1::Job watched;
-  int jobs_in_list = 0;
-  std::vector<std::vector<v1::WatchJobResponse>> script;  // of each WatchJob call
-  std::vector<int64_t> watches;
+  absl::Mutex mutex;
+  v1::CreateJobRequest created ABSL_GUARDED_BY(mutex);
+  int creations ABSL_GUARDED_BY(mutex) = 0;
+  int unavailable_creations ABSL_GUARDED_BY(mutex) = 0;
+  v1::Job watched ABSL_GUARDED_BY(mutex);
+  int jobs_in_list ABSL_GUARDED_BY(mutex) = 0;
+  // Of each WatchJob call.
+  std::vector<std::vector<v1::WatchJobResponse>> script ABSL_GUARDED_BY(mutex);
+  std::vector<int64_t> watches ABSL_GUARDED_BY(mutex);
 };
 
 class CommandsTest : public ::testing::Test {
@@ -143,6 +152,7 @@ TEST_F(CommandsTest, SubmitPrintsTheNameAndSendsTheEffectiveConfig) {
   options.nodes = 3;
   EXPECT_EQ(Submit(options, context()), base::kExitCompleted) << err_.str();
   EXPECT_EQ(out_.str(), "jobs/made-1\n");
+  absl::MutexLock lock(&coordinator_.mutex);
   const config::v1::TrainJob& config = coordinator_.created.job().config();
   EXPECT_EQ(config.schedule().epochs(), 7u);
   EXPECT_EQ(config.resources().nodes(), 3u);
@@ -154,10 +164,14 @@ TEST_F(CommandsTest, SubmitPrintsTheNameAndSendsTheEffectiveConfig) {
 }
 
 TEST_F(CommandsTest, SubmitRetriesWithTheSameRequestId) {
-  coordinator_.unavailable_creations = 2;
+  {
+    absl::MutexLock lock(&coordinator_.mutex);
+    coordinator_.unavailable_creations = 2;
+  }
   SubmitOptions options;
   options.config = DemoConfig();
   EXPECT_EQ(Submit(options, context()), base::kExitCompleted) << err_.str();
+  absl::MutexLock lock(&coordinator_.mutex);
   EXPECT_EQ(coordinator_.creations, 3);
 }
 
@@ -170,6 +184,7 @@ TEST_F(CommandsTest, BadConfigIsToldWhollyAndNothingIsSent) {
   EXPECT_EQ(Submit(options, context()), base::kExitBadConfig);
   EXPECT_THAT(err_.str(), AllOf(HasSubstr("data.images_per_rank"), HasSubstr("schedule.epochs"),
                                 HasSubstr(path)));
+  absl::MutexLock lock(&coordinator_.mutex);
   EXPECT_EQ(coordinator_.creations, 0);
 }
 
@@ -183,23 +198,33 @@ TEST_F(CommandsTest, SubmitTellsErrorsOfTheCoordinator) {
 }
 
 TEST_F(CommandsTest, WatchGoesOnAfterTheCoordinatorWasAwayAndFailsWithTheJob) {
-  coordinator_.script = {{Seen(v1::Job::STATE_RUNNING, 4, "Running")},
-                         {Seen(v1::Job::STATE_FAILED, 5, "Failed")}};
-  coordinator_.script[1][0].mutable_job()->set_state_reason("rank 1 died");
+  {
+    absl::MutexLock lock(&coordinator_.mutex);
+    coordinator_.script = {{Seen(v1::Job::STATE_RUNNING, 4, "Running")},
+                           {Seen(v1::Job::STATE_FAILED, 5, "Failed")}};
+    coordinator_.script[1][0].mutable_job()->set_state_reason("rank 1 died");
+  }
   EXPECT_EQ(Watch("a", false, context()), base::kExitJobFailed);
+  absl::MutexLock lock(&coordinator_.mutex);
   EXPECT_EQ(coordinator_.watches, (std::vector<int64_t>{0, 4}));
   EXPECT_THAT(out_.str(), AllOf(HasSubstr("Running"), HasSubstr("Failed")));
   EXPECT_THAT(err_.str(), AllOf(HasSubstr("away"), HasSubstr("rank 1 died")));
 }
 
 TEST_F(CommandsTest, WatchOfASucceededJobEndsWithZero) {
-  coordinator_.script = {{Seen(v1::Job::STATE_SUCCEEDED, 1, "Succeeded")}};
+  {
+    absl::MutexLock lock(&coordinator_.mutex);
+    coordinator_.script = {{Seen(v1::Job::STATE_SUCCEEDED, 1, "Succeeded")}};
+  }
   EXPECT_EQ(Watch("jobs/a", true, context()), base::kExitCompleted);
   EXPECT_EQ(nlohmann::json::parse(out_.str())["job"]["state"], "STATE_SUCCEEDED");
 }
 
 TEST_F(CommandsTest, ListFollowsPagesUpToTheLimit) {
-  coordinator_.jobs_in_list = 5;
+  {
+    absl::MutexLock lock(&coordinator_.mutex);
+    coordinator_.jobs_in_list = 5;
+  }
   EXPECT_EQ(List({}, context()), base::kExitCompleted);
   EXPECT_THAT(out_.str(), AllOf(HasSubstr("jobs/j0"), HasSubstr("jobs/j4")));
   out_.str("");
@@ -210,14 +235,17 @@ TEST_F(CommandsTest, ListFollowsPagesUpToTheLimit) {
 }
 
 TEST_F(CommandsTest, DescribeShowsTheFirstFailure) {
-  coordinator_.watched.set_name("jobs/a");
-  coordinator_.watched.set_state(v1::Job::STATE_FAILED);
-  v1::RankFailure* failure = coordinator_.watched.mutable_first_failure();
-  failure->set_rank(3);
-  failure->set_node("nodes/n1");
-  failure->set_signal(9);
-  failure->set_message("killed by SIGKILL");
-  failure->add_stderr_tail("last words");
+  {
+    absl::MutexLock lock(&coordinator_.mutex);
+    coordinator_.watched.set_name("jobs/a");
+    coordinator_.watched.set_state(v1::Job::STATE_FAILED);
+    v1::RankFailure* failure = coordinator_.watched.mutable_first_failure();
+    failure->set_rank(3);
+    failure->set_node("nodes/n1");
+    failure->set_signal(9);
+    failure->set_message("killed by SIGKILL");
+    failure->add_stderr_tail("last words");
+  }
   EXPECT_EQ(Describe("a", false, context()), base::kExitCompleted) << err_.str();
   EXPECT_THAT(out_.str(),
               AllOf(HasSubstr("rank 3"), HasSubstr("nodes/n1"), HasSubstr("killed by SIGKILL"),
