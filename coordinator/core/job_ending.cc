@@ -85,13 +85,16 @@ void JobMachine::NoteFailure(const internal::ShareRecord& share, Instant now, Jo
   failure.set_node(absl::StrCat("nodes/", share.node()));
   failure.set_generation(job().generation());
   if (!failure.has_time()) *failure.mutable_time() = ToTimestamp(now.wall);
-  if (!record_.started()) {
+  // A link between two nodes may be there the next time, or other nodes may be taken.
+  const bool unreachable = failure.exit_code() == base::kExitCollectiveLost;
+  if (!record_.started() && !unreachable) {
     // Nothing has run yet: what is wrong lies in the config, the data or the machine.
     record_.set_fatal_reason(
         absl::StrCat(failure.node(), " could not prepare the job: ", failure.message()));
   }
   AddEvent(record_.started() ? "RankFailed" : "PrepareFailed",
-           record_.started() ? DescribeFailure(failure) : record_.fatal_reason(), now, out);
+           record_.fatal_reason().empty() ? DescribeFailure(failure) : record_.fatal_reason(), now,
+           out);
   if (!job().has_first_failure() || ExplainsBetter(failure, job().first_failure())) {
     *record_.mutable_job()->mutable_first_failure() = failure;
     if (job().state() == Job::STATE_RESTARTING) {
@@ -251,10 +254,12 @@ bool JobMachine::WroteCheckpoint() const {
 
 void JobMachine::Requeue(bool own_failure, Instant now, JobOutput* out) {
   Job* job = record_.mutable_job();
-  if (WroteCheckpoint()) record_.set_consecutive_failures(0);
+  // Whatever failed does so rarely: there is nothing to be gained by a wait.
+  const bool advanced = WroteCheckpoint();
+  if (advanced) record_.set_consecutive_failures(0);
   absl::Duration wait;
-  if (own_failure) {
-    job->set_restarts(job->restarts() + 1);
+  if (own_failure) job->set_restarts(job->restarts() + 1);
+  if (own_failure && !advanced) {
     wait = FromProto(job->config().resources().restart_backoff());
     for (int i = 0; i < record_.consecutive_failures() && wait < kLongestBackoff; ++i) wait *= 2;
     wait = std::min(wait, kLongestBackoff);

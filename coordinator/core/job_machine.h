@@ -60,11 +60,12 @@ struct JobOutput {
 //    (still STARTING).
 //  2 every node reports RUNNING (or SUCCEEDED)
 //  3 every node reports SUCCEEDED (also straight from STARTING)
-//  4 a rank failed, a node was lost or could not prepare, or after start_timeout not every rank has
-//    joined: nothing of the generation is wanted now
-//    or Preempt, Grow, or max_run_time is used up
-//  5 every share has ended: a retry. A failure of the job's own counts and waits restart_backoff,
-//    doubled for each failure in a row; after a lost node, Preempt or Grow neither.
+//  4 a rank failed, a node was lost or could not prepare, after start_timeout not every rank has
+//    joined, Preempt, Grow, or max_run_time is used up: nothing of the generation is wanted now
+//  5 every share has ended: a retry. A failure of the job's own counts and, unless the generation
+//  has
+//    left a checkpoint, waits restart_backoff, doubled for each failure in a row; after a lost
+//    node, Preempt or Grow neither.
 //  6 likewise, but a retry cannot mend it, or max_restarts or max_run_time is used up
 //  7 Cancel; 8 Cancel while nothing is placed; 9 every share has ended
 //

@@ -16,7 +16,7 @@ int CountEvents(const LocalCluster& cluster, const std::string& job, const std::
   const Finished events = cluster.Muster({"events", "--job", job, "--json"});
   EXPECT_EQ(events.exit_code, 0) << events.output;
   int count = 0;
-  const std::string needle = "\"type\": \"" + type + "\"";
+  const std::string needle = "\"" + type + "\"";
   for (size_t at = events.output.find(needle); at != std::string::npos;
        at = events.output.find(needle, at + 1)) {
     ++count;

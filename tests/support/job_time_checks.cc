@@ -62,7 +62,7 @@ std::optional<std::string> CheckBackoff(const std::vector<v1::JobEvent>& events,
       if (!absl::SimpleAtoi(digit, &used)) return event.message();
       if (wrote) in_a_row = 0;
       not_before.reset();
-      if (used > restarts) not_before = time + times.restart_backoff * (1 << in_a_row++);
+      if (used > restarts && !wrote) not_before = time + times.restart_backoff * (1 << in_a_row++);
       restarts = used;
     }
   }

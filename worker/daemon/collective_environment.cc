@@ -91,8 +91,8 @@ Environment CollectiveEnvironment(const InterfaceAddress& interface,
                                   const NetworkHardware& hardware, const Environment& inherited,
                                   const config::v1::Distributed& distributed) {
   Environment environment;
-  if (!hardware.rdma) environment["NCCL_IB_DISABLE"] = "1";
-  if (!hardware.nccl_plugin) environment["NCCL_NET_PLUGIN"] = "none";
+  if (!hardware.rdma) environment.emplace("NCCL_IB_DISABLE", "1");
+  if (!hardware.nccl_plugin) environment.emplace("NCCL_NET_PLUGIN", "none");
   for (const auto& [name, value] : inherited) environment[name] = value;
   environment["GLOO_SOCKET_IFNAME"] = interface.interface;
   // Without the '=' NCCL takes the name for a prefix: eth1 would also mean eth10.

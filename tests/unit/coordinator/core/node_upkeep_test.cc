@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+
 #include "common/base/exit_codes.h"
 #include "tests/support/cluster_driver.h"
 
@@ -148,7 +150,7 @@ TEST_F(NodeUpkeepTest, EveryEventThatTakesTheMachineMovesItsJobs) {
   driver_.Join("a");
   int i = 0;
   for (const char* type : {"Redeploy", "Preempt", "Terminate"}) {
-    const std::string id = "j" + std::to_string(i++);
+    const std::string id = absl::StrCat("j", i++);
     job_ = driver_.Submit(id, 1);
     driver_.BringUp(job_);
     driver_.Announce("a", {MakeMaintenance(id, type)});
@@ -229,7 +231,7 @@ TEST_F(NodeUpkeepTest, NodeOnWhichAttemptsFailAgainAndAgainIsSetAside) {
   driver_.Join("b");
   driver_.Cordon("b");
   for (int i = 0; i < 3; ++i) {
-    job_ = driver_.Submit("j" + std::to_string(i), 1);
+    job_ = driver_.Submit(absl::StrCat("j", i), 1);
     driver_.BringUp(job_);
     if (i == 2) driver_.Uncordon("b");
     driver_.ReportFailure("a", job_, MakeFailure(0, 9, 0));
@@ -261,7 +263,7 @@ TEST_F(NodeUpkeepTest, LostPeersAndBadConfigsBlameNoNode) {
   driver_.Join("a");
   driver_.Join("b");
   for (int i = 0; i < 4; ++i) {
-    job_ = driver_.Submit("j" + std::to_string(i), 1);
+    job_ = driver_.Submit(absl::StrCat("j", i), 1);
     driver_.BringUp(job_);
     const std::string name = driver_.NodesOf(job_)[0];
     driver_.ReportFailure(
