@@ -114,13 +114,14 @@ absl::StatusOr<int> Serve(const App::Options& options, const Flags& flags,
   MUSTER_ASSIGN_OR_RETURN(const std::unique_ptr<App> app,
                           App::Start(options, std::move(store), around.clock, around.timers));
   if (keeper != nullptr) keeper->Announce(Reachable(app->grpc_address()));
+  std::printf("muster-coordinator: listening on %s (gRPC), %s (HTTP)\n",
+              app->grpc_address().c_str(), app->http_address().c_str());
+  std::fflush(stdout);
+  // Last: whoever waits for it may look at what was printed.
   if (!flags.address_file.empty()) {
     MUSTER_RETURN_IF_ERROR(muster::base::WriteFileAtomically(
         flags.address_file, absl::StrCat(app->grpc_address(), "\n", app->http_address(), "\n")));
   }
-  std::printf("muster-coordinator: listening on %s (gRPC), %s (HTTP)\n",
-              app->grpc_address().c_str(), app->http_address().c_str());
-  std::fflush(stdout);
   int signal = 0;
   sigwait(&around.signals, &signal);
   muster::base::Log(muster::base::LogSeverity::kInfo, "coordinator",

@@ -9,7 +9,7 @@ muster_test(SRC unit/coordinator/core/placement_test.cc LABELS unit DEPS muster:
 muster_test(SRC unit/coordinator/core/queue_test.cc LABELS unit DEPS muster::cluster_driver)
 muster_test(SRC unit/coordinator/core/scheduling_test.cc LABELS unit DEPS muster::cluster_driver)
 muster_test(SRC unit/coordinator/core/retention_test.cc LABELS unit DEPS muster::cluster_driver)
-muster_test(SRC unit/coordinator/service/api_test.cc LABELS unit DEPS muster::coordinator_service muster::worker_session
+muster_test(SRC unit/coordinator/service/api_test.cc LABELS unit DEPS muster::coordinator_service muster::small_job muster::worker_session
   PkgConfig::CPPHTTPLIB)
 muster_test(SRC unit/coordinator/service/node_service_test.cc LABELS unit DEPS muster::coordinator_service muster::process
   muster::small_job muster::worker_session PkgConfig::CPPHTTPLIB)
@@ -34,7 +34,7 @@ set_source_files_properties(unit/coordinator/service/list_events_test.cc PROPERT
 muster_test(SRC unit/coordinator/service/store_faults_test.cc LABELS unit DEPS muster::coordinator_service
   muster::faulty_state_store muster::small_job muster::testing muster::worker_session)
 muster_test(SRC unit/coordinator/service/program_test.cc LABELS unit DEPS muster::base muster::proto_grpc muster::process
-  muster::testing PROGRAMS muster-coordinator)
+  muster::small_job muster::testing PROGRAMS muster-coordinator)
 # Thousands of simulated events; several times slower under a sanitizer.
 muster_test(SRC unit/coordinator/core/simulation_test.cc LABELS unit TIMEOUT 600 DEPS muster::cluster_driver)
 add_test(NAME unit.coordinator.core.simulation_test.full COMMAND unit.coordinator.core.simulation_test

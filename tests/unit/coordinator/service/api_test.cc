@@ -1,6 +1,5 @@
 // The services over real gRPC and HTTP on free ports, with workers played by the test.
 #include <gmock/gmock.h>
-#include <google/protobuf/text_format.h>
 #include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 #include <httplib.h>
@@ -13,6 +12,7 @@
 #include "muster/v1/job_service.grpc.pb.h"
 #include "muster/v1/node_service.grpc.pb.h"
 #include "nlohmann/json.hpp"
+#include "tests/support/small_job.h"
 #include "tests/support/worker_session.h"
 
 namespace muster::coordinator {
@@ -35,28 +35,9 @@ class ApiTest : public ::testing::Test {
   }
 
   static v1::CreateJobRequest Request(int nodes = 1) {
-    v1::CreateJobRequest request;
+    v1::CreateJobRequest request = testing::SmallJobRequest("");
     request.mutable_job()->set_display_name("Small run");
-    EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(
-        R"pb(
-          model {
-            num_classes: 3
-            hrnet { width: 18 }
-          }
-          data {
-            root: "set"
-            train { annotations: "t.json" images: "t.zip" }
-            val { annotations: "v.json" images: "v.zip" }
-            images_per_rank: 2
-            multi_scale { scales { long_side: 320 short_side: 240 } }
-          }
-          schedule {
-            epochs: 2
-            optimizer { lr: 0.02 }
-            step_epochs: 1
-          }
-        )pb",
-        request.mutable_job()->mutable_config()));
+    request.mutable_job()->mutable_config()->mutable_model()->set_num_classes(3);
     request.mutable_job()->mutable_config()->mutable_resources()->set_nodes(nodes);
     return request;
   }

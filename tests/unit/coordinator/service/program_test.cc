@@ -1,6 +1,5 @@
 // The program itself: what it prints, how it ends, and what kill -9 leaves.
 #include <gmock/gmock.h>
-#include <google/protobuf/text_format.h>
 #include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -16,6 +15,7 @@
 #include "muster/v1/job_service.grpc.pb.h"
 #include "tests/support/process.h"
 #include "tests/support/shared_data.h"
+#include "tests/support/small_job.h"
 
 namespace muster::testing {
 namespace {
@@ -48,29 +48,10 @@ class ProgramTest : public ::testing::Test {
     return process;
   }
   v1::Job Create(const std::string& id, const std::string& request_id) {
-    v1::CreateJobRequest request;
-    EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(
-        R"pb(
-          model { hrnet { width: 18 } }
-          data {
-            root: "set"
-            train { annotations: "t.json" images: "t.zip" }
-            val { annotations: "v.json" images: "v.zip" }
-            images_per_rank: 2
-            multi_scale { scales { long_side: 320 short_side: 240 } }
-          }
-          schedule {
-            epochs: 2
-            optimizer { lr: 0.02 }
-            step_epochs: 1
-          }
-        )pb",
-        request.mutable_job()->mutable_config()));
-    request.set_job_id(id);
-    request.set_request_id(request_id);
     grpc::ClientContext context;
     v1::Job job;
-    const grpc::Status status = jobs_->CreateJob(&context, request, &job);
+    const grpc::Status status =
+        jobs_->CreateJob(&context, testing::SmallJobRequest(id, request_id), &job);
     EXPECT_TRUE(status.ok()) << status.error_message();
     return job;
   }
