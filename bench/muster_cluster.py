@@ -54,16 +54,21 @@ class MusterCluster:
         self.options = options
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="muster-bench-"))
         self.workers = {}
-        self.start_coordinator("127.0.0.1:0", "127.0.0.1:0")
-        for index in range(workers):
-            self.start_worker(index)
-        wait_for("the workers' joining", lambda: len(self.ready_nodes()) == workers, interval=0.1)
+        self.coordinator = None
+        try:
+            self.start_coordinator("127.0.0.1:0", "127.0.0.1:0")
+            for index in range(workers):
+                self.start_worker(index)
+            wait_for("the workers' joining", lambda: len(self.ready_nodes()) == workers, interval=0.1)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for process in [*self.workers.values(), self.coordinator]:
+        for process in filter(None, [*self.workers.values(), self.coordinator]):
             process.kill()
             process.wait()
         kill(processes(str(self.folder)))
@@ -94,13 +99,10 @@ class MusterCluster:
 
     def ready_nodes(self):
         try:
-            nodes = json.loads(self.muster("nodes", "--json")).get("nodes", [])
+            lines = self.muster("nodes", "--json").splitlines()  # a node a line
         except RuntimeError:
             return []
-        return [node for node in nodes if node.get("state") == "STATE_READY"]
-
-    def job(self, name):
-        return json.loads(self.muster("describe", name, "--json"))
+        return [node for node in map(json.loads, lines) if node.get("state") == "STATE_READY"]
 
     def submit(self, *settings):
         arguments = [item for setting in settings for item in ("--set", setting)]

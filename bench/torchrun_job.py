@@ -39,7 +39,7 @@ class TorchrunJob:
         return subprocess.Popen(
             [self.options.python, "-m", "torch.distributed.run", f"--nnodes={self.nodes}", "--nproc-per-node=1",
              "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{self.port}", "--rdzv-id=bench", "--local-addr=127.0.0.1",
-             "--max-restarts=5", script, "--shared", self.options.shared, "--folder", self.folder, "--node", str(index)],
+             "--max-restarts=5", script, "--shared", self.options.shared, "--folder", self.folder, "--index", str(index)],
             env=environment, stdout=subprocess.DEVNULL, stderr=open(self.folder / f"agent{index}.log", "w"))
 
     def events(self):
@@ -53,7 +53,7 @@ class TorchrunJob:
 
     def trainer(self, node):
         # The agent's command line holds the script's name too, but not as its program.
-        return [pid for pid in processes(f"--folder {self.folder} --node {node}", environment=())
+        return [pid for pid in processes(f"--folder {self.folder} --index {node}", environment=())
                 if "torch.distributed.run" not in pathlib.Path(f"/proc/{pid}/cmdline").read_text()]
 
     def kill_node(self, node):

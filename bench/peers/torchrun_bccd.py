@@ -13,7 +13,7 @@ import zipfile
 parser = argparse.ArgumentParser()
 parser.add_argument("--shared", type=pathlib.Path, required=True)
 parser.add_argument("--folder", type=pathlib.Path, required=True)
-parser.add_argument("--node", type=int, required=True)
+parser.add_argument("--index", type=int, required=True)
 options = parser.parse_args()
 sys.path.insert(0, str(options.shared / "oracle"))
 
@@ -115,7 +115,7 @@ def main():
             return
         started[0] = step
         dist.all_reduce(torch.zeros(64))
-        events.write(f"{time.monotonic():.6f} {options.node} {step}\n")
+        events.write(f"{time.monotonic():.6f} {options.index} {step}\n")
 
     next(m for m in loss.modules() if isinstance(m, torch.nn.BatchNorm2d)).register_forward_pre_hook(collective)
     ddp = torch.nn.parallel.DistributedDataParallel(loss)
