@@ -23,15 +23,15 @@ def wait_for(what, condition, patience=PATIENCE, interval=0.002):
     raise TimeoutError(f"{what} did not happen within {patience} s")
 
 
-def processes(needle, *, environment=()):
-    """Pids whose command line holds `needle` and whose environment holds all of `environment`."""
+def processes(*needles, without=None, environment=()):
+    """Pids whose command line holds all `needles` but not `without`, and whose environment holds all of `environment`."""
     found = []
     for entry in pathlib.Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if needle not in command:
+            if not all(needle in command for needle in needles) or (without is not None and without in command):
                 continue
             variables = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
             if all(variable in variables for variable in environment):
@@ -131,9 +131,7 @@ class MusterCluster:
 
     def trainer(self, rank):
         """Pids of the rank's trainer, without its shim."""
-        return [pid for pid in processes("muster-trainer train", environment=(f"RANK={rank}",))
-                if str(self.folder) in pathlib.Path(f"/proc/{pid}/cmdline").read_text()
-                and " shim " not in pathlib.Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")]
+        return processes("muster-trainer train", str(self.folder), without=" shim ", environment=(f"RANK={rank}",))
 
     def kill_node(self, index):
         """The daemon, its shims and trainers at once: what a power loss leaves."""

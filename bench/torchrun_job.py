@@ -53,8 +53,7 @@ class TorchrunJob:
 
     def trainer(self, node):
         # The agent's command line holds the script's name too, but not as its program.
-        return [pid for pid in processes(f"--folder {self.folder} --index {node}", environment=())
-                if "torch.distributed.run" not in pathlib.Path(f"/proc/{pid}/cmdline").read_text()]
+        return processes(f"--folder {self.folder} --index {node}", without="torch.distributed.run")
 
     def kill_node(self, node):
         kill([self.agents[node].pid, *self.trainer(node)])

@@ -4,8 +4,9 @@
 #include <cstdint>
 #include <string>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+
+#include "common/config/collective_variables.h"
 
 namespace muster::config {
 namespace {
@@ -16,11 +17,6 @@ double Seconds(const google::protobuf::Duration& duration) {
 
 // The longest name that Linux gives an interface.
 constexpr size_t kLongestInterface = 15;
-
-bool IsCollectiveVariable(absl::string_view name) {
-  return absl::StartsWith(name, "NCCL_") || absl::StartsWith(name, "GLOO_") ||
-         absl::StartsWith(name, "TORCH_NCCL_");
-}
 
 void CheckElastic(Checker* check, const v1::TrainJob& job) {
   const v1::Resources& resources = job.resources();

@@ -202,6 +202,8 @@ class ClusterState {
   NodeEntry& Entry(const std::string& name);
   // The node of a live stream, its lease renewed; null for a stream that was replaced.
   NodeEntry* Heard(SessionId session, Step* step);
+  // The node that a command names; null, with the reply, when there is none.
+  NodeEntry* CommandedNode(const std::string& name, Step* step);
   void EndSession(NodeEntry* node, const std::string& reason, bool retry, Step* step);
   void TakeInventory(NodeEntry* node, const v1::Hello& hello, Step* step);
   void ApplyStatus(NodeEntry* node, const v1::AllocationStatus& status, Step* step);

@@ -60,13 +60,17 @@ void ClusterState::PreemptJobsOn(NodeEntry* node, const std::string& reason, Ste
   }
 }
 
+ClusterState::NodeEntry* ClusterState::CommandedNode(const std::string& name, Step* step) {
+  auto it = nodes_.find(std::string(absl::StripPrefix(name, "nodes/")));
+  if (it != nodes_.end()) return &it->second;
+  step->effects.node_reply = absl::NotFoundError(absl::StrCat("there is no ", name));
+  return nullptr;
+}
+
 void ClusterState::Handle(const CordonNodeCommand& command, Step* step) {
-  auto it = nodes_.find(std::string(absl::StripPrefix(command.name, "nodes/")));
-  if (it == nodes_.end()) {
-    step->effects.node_reply = absl::NotFoundError(absl::StrCat("there is no ", command.name));
-    return;
-  }
-  NodeEntry& node = it->second;
+  NodeEntry* found = CommandedNode(command.name, step);
+  if (found == nullptr) return;
+  NodeEntry& node = *found;
   node.record.set_cordoned(true);
   node.record.set_draining(command.drain || node.record.draining());
   node.record.set_cordon_reason(
@@ -83,12 +87,9 @@ void ClusterState::Handle(const CordonNodeCommand& command, Step* step) {
 }
 
 void ClusterState::Handle(const UncordonNodeCommand& command, Step* step) {
-  auto it = nodes_.find(std::string(absl::StripPrefix(command.name, "nodes/")));
-  if (it == nodes_.end()) {
-    step->effects.node_reply = absl::NotFoundError(absl::StrCat("there is no ", command.name));
-    return;
-  }
-  NodeEntry& node = it->second;
+  NodeEntry* found = CommandedNode(command.name, step);
+  if (found == nullptr) return;
+  NodeEntry& node = *found;
   if (node.record.cordoned()) {
     node.record.set_cordoned(false);
     node.record.set_draining(false);

@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 
 #include "common/base/files.h"
+#include "common/config/collective_variables.h"
 
 namespace muster::worker {
 namespace {
@@ -78,9 +79,7 @@ Environment CollectiveVariables(const std::vector<std::string>& variables) {
   Environment found;
   for (const std::string& variable : variables) {
     const size_t equals = variable.find('=');
-    const bool ours = absl::StartsWith(variable, "NCCL_") || absl::StartsWith(variable, "GLOO_") ||
-                      absl::StartsWith(variable, "TORCH_NCCL_");
-    if (ours && equals != std::string::npos) {
+    if (equals != std::string::npos && config::IsCollectiveVariable(variable)) {
       found[variable.substr(0, equals)] = variable.substr(equals + 1);
     }
   }
