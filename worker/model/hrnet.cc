@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include "worker/model/autocast.h"
+
 namespace muster::model {
 namespace {
 
@@ -127,6 +129,19 @@ std::vector<at::Tensor> HRNetImpl::forward(const at::Tensor& images) {
   TORCH_CHECK(images.size(2) % kLowestStride == 0 && images.size(3) % kLowestStride == 0,
               "image sides must be multiples of ", kLowestStride, ", not ", images.size(2), " x ",
               images.size(3), ": set data.size_divisor or data.pad_size");
+  std::vector<at::Tensor> branches{RunStem(images)};
+  for (const Stage& stage : stages_) {
+    branches = RunTransitions(branches, stage);
+    for (const HRModule& module : stage.modules) branches = RunModule(std::move(branches), module);
+  }
+  return branches;
+}
+
+at::Tensor HRNetImpl::RunStem(const at::Tensor& images) const {
+  // In float32 also where the rest is bfloat16: what is rounded here all later layers see. These
+  // are a tenth of W18's arithmetic and half of bfloat16's error in the gradients
+  // (docs/benchmarks.md).
+  const AutocastGuard wide(images.device().type(), /*enabled=*/false);
   at::Tensor x = at::relu(ForwardGroup({images}, {stem1_}, norms())[0]);
   x = at::relu(ForwardGroup({x}, {stem2_}, norms())[0]);
   for (const Bottleneck& block : layer1_) {
@@ -135,12 +150,7 @@ std::vector<at::Tensor> HRNetImpl::forward(const at::Tensor& images) {
     };
     x = RunBlock(run, {x}, block.Layers())[0];
   }
-  std::vector<at::Tensor> branches{x};
-  for (const Stage& stage : stages_) {
-    branches = RunTransitions(branches, stage);
-    for (const HRModule& module : stage.modules) branches = RunModule(std::move(branches), module);
-  }
-  return branches;
+  return x;
 }
 
 std::vector<at::Tensor> HRNetImpl::RunTransitions(const std::vector<at::Tensor>& x,

@@ -54,6 +54,7 @@ class HRNetImpl : public Backbone {
                   const std::vector<int64_t>& in_channels);
   HRModule MakeModule(const std::string& prefix, const std::vector<int64_t>& channels,
                       int64_t num_blocks, const config::v1::Norm& norm);
+  at::Tensor RunStem(const at::Tensor& images) const;
   std::vector<at::Tensor> RunTransitions(const std::vector<at::Tensor>& x,
                                          const Stage& stage) const;
   std::vector<at::Tensor> RunModule(std::vector<at::Tensor> x, const HRModule& module) const;
