@@ -1,4 +1,8 @@
 """bench/compare's measurements of the control plane."""
+import datetime
+import json
+import os
+import signal
 import statistics
 import time
 
@@ -118,3 +122,23 @@ def coordinator_restart(options):
             return attached
 
     show("muster, all workers re-attached after the restart, 0 steps lost", runs(options, muster))
+
+
+def hang(options):
+    def muster(_):
+        with MusterCluster(options) as cluster:
+            job = cluster.submit(*ENDLESS)
+            # By then the coordinator knows how long its steps take.
+            wait_for("training", lambda: cluster.newest_step() >= 2 * STEPS_BEFORE)
+            start = time.time()
+            for pid in cluster.trainer(1):
+                os.kill(pid, signal.SIGSTOP)
+            events = wait_for("the culprit's name", lambda: [
+                event for event in map(json.loads, cluster.muster("events", "--job", job, "--json").splitlines())
+                if event["type"] == "Hang"], interval=0.2)
+            print(f"  {events[0]['message']}", flush=True)
+            if "rank 1 on " not in events[0]["message"] or "state T" not in events[0]["message"]:
+                raise RuntimeError("not the rank that was stopped")
+            return datetime.datetime.fromisoformat(events[0]["time"].replace("Z", "+00:00")).timestamp() - start
+
+    show("muster, a rank stopped (SIGSTOP), to the event that names it", runs(options, muster))

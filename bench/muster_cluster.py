@@ -50,13 +50,18 @@ def kill(pids):
 
 
 class MusterCluster:
-    def __init__(self, options, workers=2):
+    listen = "127.0.0.1:0"
+    coordinator_flags = ()
+
+    def __init__(self, options, workers=2, worker_flags=None):
+        """`worker_flags`: more flags, by the worker's number."""
         self.options = options
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="muster-bench-"))
+        self.worker_flags = worker_flags or {}
         self.workers = {}
         self.coordinator = None
         try:
-            self.start_coordinator("127.0.0.1:0", "127.0.0.1:0")
+            self.start_coordinator(self.listen, "127.0.0.1:0")
             for index in range(workers):
                 self.start_worker(index)
             wait_for("the workers' joining", lambda: len(self.ready_nodes()) == workers, interval=0.1)
@@ -74,24 +79,29 @@ class MusterCluster:
         kill(processes(str(self.folder)))
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def on(self, host):
+        """The beginning of a command line that runs on that host: "coordinator", or the number of a worker."""
+        return []
+
     def start_coordinator(self, listen, http):
         addresses = self.folder / "addresses"
         addresses.unlink(missing_ok=True)
         self.coordinator = subprocess.Popen(
-            [self.options.bin / "muster-coordinator", "--listen", listen, "--http", http, "--store",
-             self.folder / "store.sqlite", "--address-file", addresses],
+            [*self.on("coordinator"), self.options.bin / "muster-coordinator", "--listen", listen, "--http", http,
+             "--store", self.folder / "store.sqlite", "--address-file", addresses, *self.coordinator_flags],
             stdout=subprocess.DEVNULL, stderr=open(self.folder / "coordinator.log", "a"))
         wait_for("the coordinator's start", lambda: addresses.exists() and len(addresses.read_text().split()) == 2)
         self.address, self.http = addresses.read_text().split()
 
     def start_worker(self, index):
         self.workers[index] = subprocess.Popen(
-            [self.options.bin / "muster-worker", "--coordinator", self.address, "--name", f"w{index}", "--slots", "1",
-             "--state-dir", self.folder / f"w{index}", "--data-root", self.options.shared / "data"],
+            [*self.on(index), self.options.bin / "muster-worker", "--coordinator", self.address, "--name", f"w{index}",
+             "--slots", "1", "--state-dir", self.folder / f"w{index}", "--data-root", self.options.shared / "data",
+             *self.worker_flags.get(index, ())],
             stdout=subprocess.DEVNULL, stderr=open(self.folder / f"w{index}.log", "a"))
 
     def muster(self, *arguments):
-        run = subprocess.run([self.options.bin / "muster", "--coordinator", self.address, *arguments],
+        run = subprocess.run([*self.on("coordinator"), self.options.bin / "muster", "--coordinator", self.address, *arguments],
                              capture_output=True, text=True, timeout=PATIENCE)
         if run.returncode != 0:
             raise RuntimeError(f"muster {' '.join(map(str, arguments))}: {run.stderr}")

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <ostream>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -10,6 +11,7 @@
 
 #include "cli/format.h"
 #include "cli/interrupt.h"
+#include "common/base/clock.h"
 #include "common/base/exit_codes.h"
 #include "common/base/random_id.h"
 #include "common/config/defaults.h"
@@ -49,6 +51,25 @@ int LoadConfig(const std::string& path, const std::vector<std::string>& override
   return base::kExitCompleted;
 }
 
+// Survives a restart of the coordinator and the takeover by a standby: the same request sent again
+// is answered with the job that it made.
+grpc::Status CreatePatiently(const v1::CreateJobRequest& request, absl::Duration patience,
+                             const Context& context, v1::Job* job) {
+  const absl::Duration give_up = base::MonotonicNow() + patience;
+  bool told = false;
+  while (true) {
+    const grpc::Status status = context.client.CreateJob(request, job);
+    if (ExitCodeFor(status) != base::kExitUnavailable || base::MonotonicNow() >= give_up) {
+      return status;
+    }
+    if (!std::exchange(told, true)) {
+      context.err << "muster: the coordinator is away; trying again for "
+                  << absl::FormatDuration(patience) << std::endl;
+    }
+    if (InterruptWatcher([] {}).WaitFor(absl::Milliseconds(500))) return status;
+  }
+}
+
 bool ParseState(const std::string& text, v1::Job::State* state) {
   const std::string upper = absl::AsciiStrToUpper(text);
   return v1::Job::State_Parse(
@@ -79,7 +100,7 @@ int Submit(const SubmitOptions& options, const Context& context) {
   }
 
   v1::Job created;
-  const grpc::Status status = context.client.CreateJob(request, &created);
+  const grpc::Status status = CreatePatiently(request, options.patience, context, &created);
   if (!status.ok()) return Fail(context, status);
   if (options.json) {
     context.out << ToJson(created) << std::endl;

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
+
 #include "cli/coordinator_client.h"
 #include "cli/job_view.h"
 #include "common/base/clock.h"
@@ -35,6 +37,8 @@ struct SubmitOptions {
   bool follow = false;
   bool dry_run = false;
   bool json = false;
+  // How long a coordinator that is away is waited for.
+  absl::Duration patience = absl::Seconds(15);
 };
 int Submit(const SubmitOptions& options, const Context& context);
 

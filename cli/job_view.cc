@@ -91,6 +91,12 @@ std::vector<std::string> LiveView(const v1::Job& job, const ViewOptions& options
     lines.push_back(
         absl::StrCat("  ", Emphasize(job.state_reason(), Emphasis::kDim, options.color)));
   }
+  // Equal for all ranks of a node, and only one node has any.
+  const auto busy = std::find_if(job.ranks().begin(), job.ranks().end(),
+                                 [](const auto& rank) { return !rank.detail().empty(); });
+  if (busy != job.ranks().end()) {
+    lines.push_back(absl::StrCat("  ", busy->node(), ": ", busy->detail()));
+  }
   const v1::TrainProgress& progress = job.progress();
   if (progress.total_steps() > 0) {
     std::string line =
@@ -187,9 +193,19 @@ std::string Description(const v1::Job& job, const std::vector<v1::JobEvent>& eve
   text += FormatTable(facts);
   if (!job.ranks().empty()) {
     std::vector<std::vector<std::string>> ranks = {{"RANK", "NODE", "LOCAL RANK", "PHASE", "STEP"}};
+    const bool timed = std::any_of(job.ranks().begin(), job.ranks().end(),
+                                   [](const auto& rank) { return rank.compute_seconds() > 0; });
+    if (timed) ranks[0].insert(ranks[0].end(), {"WORKS", "WAITS", "SCORE"});
     for (const v1::RankPlacement& rank : job.ranks()) {
-      ranks.push_back({absl::StrCat(rank.rank()), rank.node(), absl::StrCat(rank.local_rank()),
-                       rank.phase(), absl::StrCat(rank.step())});
+      ranks.push_back(
+          {absl::StrCat(rank.rank()), rank.node(), absl::StrCat(rank.local_rank()),
+           rank.detail().empty() ? rank.phase() : absl::StrCat(rank.phase(), ": ", rank.detail()),
+           absl::StrCat(rank.step())});
+      if (!timed) continue;
+      ranks.back().push_back(absl::StrFormat("%.3f s", rank.compute_seconds()));
+      ranks.back().push_back(absl::StrFormat("%.3f s", rank.wait_seconds()));
+      ranks.back().push_back(
+          rank.straggler_score() > 0 ? absl::StrFormat("%.2f", rank.straggler_score()) : "-");
     }
     absl::StrAppend(&text, "\n", FormatTable(ranks));
   }

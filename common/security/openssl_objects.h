@@ -17,7 +17,10 @@ namespace muster::security {
 
 struct OpensslFree {
   void operator()(BIO* object) const { BIO_free(object); }
+  void operator()(EVP_MD_CTX* object) const { EVP_MD_CTX_free(object); }
   void operator()(EVP_PKEY* object) const { EVP_PKEY_free(object); }
+  void operator()(SSL* object) const { SSL_free(object); }
+  void operator()(SSL_CTX* object) const { SSL_CTX_free(object); }
   void operator()(STACK_OF(X509) * object) const { sk_X509_pop_free(object, X509_free); }
   void operator()(X509* object) const { X509_free(object); }
   void operator()(X509_STORE* object) const { X509_STORE_free(object); }

@@ -80,9 +80,18 @@ void ClusterState::Handle(const WorkerHelloCommand& command, Step* step) {
            false);
     return;
   }
-  if (hello.protocol_version() != kProtocolVersion) {
-    refuse(absl::StrCat("this coordinator speaks protocol version ", kProtocolVersion,
-                        ", the worker ", hello.protocol_version(), "; install the same release"),
+  if (hello.protocol_version() < kOldestProtocolVersion) {
+    refuse(absl::StrCat("this coordinator speaks protocol versions ", kOldestProtocolVersion,
+                        " to ", kProtocolVersion, ", the worker ", hello.protocol_version(),
+                        "; install a newer release of the worker"),
+           false);
+    return;
+  }
+  // The release after ours still speaks our version; what comes after that need not.
+  if (hello.protocol_version() > kProtocolVersion + 1) {
+    refuse(absl::StrCat("this coordinator speaks protocol versions ", kOldestProtocolVersion,
+                        " to ", kProtocolVersion, ", the worker ", hello.protocol_version(),
+                        "; install a newer release of the coordinator first"),
            false);
     return;
   }
@@ -107,7 +116,11 @@ void ClusterState::Handle(const WorkerHelloCommand& command, Step* step) {
   node.session = command.session;
   sessions_[command.session] = name;
   node.instance = hello.instance();
+  node.protocol = std::min(hello.protocol_version(), kProtocolVersion);
   TakeInventory(&node, hello, step);
+  // Announced for another machine, which had the name before.
+  if (other_worker && !node.record.maintenance().empty()) TakeMaintenance(&node, {}, step);
+  TakeCheckpointServer(&node, hello, step);
   leases_.Renew(name, step->now.monotonic);
   node.last_heard_wall = step->now.wall;
   node.state = v1::Node::STATE_READY;
@@ -125,7 +138,7 @@ void ClusterState::Handle(const WorkerHelloCommand& command, Step* step) {
 
   SessionMessage welcome;
   welcome.session = command.session;
-  welcome.message.mutable_welcome()->set_protocol_version(kProtocolVersion);
+  welcome.message.mutable_welcome()->set_protocol_version(node.protocol);
   *welcome.message.mutable_welcome()->mutable_heartbeat_interval() =
       ToProto(options_.lease.heartbeat_interval);
   *welcome.message.mutable_welcome()->mutable_lease() = ToProto(options_.lease.lost_after);
@@ -164,7 +177,9 @@ void ClusterState::ApplyStatus(NodeEntry* node, const AllocationStatus& status, 
         *progress.mutable_progress() = status.progress();
         job->ReportProgress(name, progress, options_.progress_persist_interval, step->now, out);
       }
-      job->Report(name, status, step->now, out);
+      job->Report(
+          name, status, [this](const std::string& other) { return ReachOf(other); }, step->now,
+          out);
     });
   }
   const std::pair<std::string, int64_t> key(status.job(), status.generation());

@@ -13,24 +13,26 @@ namespace {
 // A reservation is worked out anew after so long: jobs end sooner or later than they said.
 constexpr absl::Duration kReservationAge = absl::Seconds(10);
 
+// Jobs that wait behind the first one, for which others may be stopped.
+constexpr size_t kPreemptDepth = 8;
+
 // Sizes of gangs that do not fit in this pass, so that a thousand equal jobs cost one look. Free
 // slots only become fewer in a pass. Gangs that are particular about nodes are not noted.
 class FailedSizes {
  public:
   bool Covers(const Gang& gang) const {
-    if (!Plain(gang)) return false;
+    if (!gang.plain()) return false;
     auto end = fewest_nodes_.upper_bound(gang.ranks_per_node);
     return std::any_of(fewest_nodes_.begin(), end,
                        [&](const auto& entry) { return entry.second <= gang.min_nodes; });
   }
   void Add(const Gang& gang) {
-    if (!Plain(gang)) return;
+    if (!gang.plain()) return;
     auto [it, is_new] = fewest_nodes_.try_emplace(gang.ranks_per_node, gang.min_nodes);
     it->second = std::min(it->second, gang.min_nodes);
   }
 
  private:
-  static bool Plain(const Gang& gang) { return gang.labels.empty() && gang.gpu_types.empty(); }
   // By ranks_per_node.
   std::map<int, int> fewest_nodes_;
 };
@@ -63,8 +65,14 @@ void ClusterState::RefreshPool(Step* step) {
     } else {
       leftover_nodes_.insert(node.index);
     }
+    if (node.Taken() || node.record.cordoned() || !node.leftovers.empty()) {
+      noted_nodes_.insert(name);
+    } else {
+      noted_nodes_.erase(name);
+    }
     pool_.Set(node.index, usable, node.record.inventory().slots() - SlotsUsed(node));
-    ApproveMaintenance(&node, step);
+    // Not before its jobs have been placed elsewhere: they may need its checkpoints.
+    step->maintenance_to_approve.insert(name);
   }
   dirty_nodes_.clear();
 }
@@ -108,7 +116,10 @@ std::vector<int> ClusterState::ChooseNodes(const QueuedJob& queued, bool ends_be
 void ClusterState::PlaceOn(JobMachine* job, const std::vector<int>& chosen, Step* step) {
   std::vector<std::string> names;
   for (int index : chosen) names.push_back(pool_.node(index).name);
-  Drive(job, step, [&](JobOutput* out) { job->Place(names, step->now, out); });
+  Drive(job, step, [&](JobOutput* out) {
+    job->Place(
+        names, [this](const std::string& node) { return ReachOf(node); }, step->now, out);
+  });
   RefreshPool(step);
 }
 
@@ -121,19 +132,47 @@ const ClusterState::Head* ClusterState::KeepFor(const QueuedJob& queued, Step* s
   head_.reset();
   const std::string& name = queued.job->job().name();
   auto excluded = [&](int index) { return HasLeftover(index, name); };
-  for (int64_t victim : ChooseVictims(queued.gang, queued.priority, pool_, live_, excluded)) {
-    JobMachine* job = Find(jobs_by_sequence_.at(victim));
-    Drive(job, step, [&](JobOutput* out) {
-      job->Preempt(absl::StrCat("for ", name, ", which has priority ", queued.priority), "",
-                   step->now, out);
-    });
-  }
+  StopOthersFor(queued, excluded, step);
   std::optional<Reservation> reservation =
       Reservation::Make(queued.gang, pool_, live_, excluded, step->now.monotonic);
   if (!reservation.has_value()) return nullptr;
   step->effects.changed_jobs.insert(name);
   head_ = Head{queued.sequence, name, queued.priority, pool_changes_, *std::move(reservation)};
   return &*head_;
+}
+
+void ClusterState::StopOthersFor(const QueuedJob& queued, Reservation::Excluded excluded,
+                                 Step* step) {
+  const std::string& name = queued.job->job().name();
+  for (int64_t victim : ChooseVictims(queued.gang, queued.priority, pool_, live_, excluded)) {
+    JobMachine* job = index_.Get(victim);
+    Drive(job, step, [&](JobOutput* out) {
+      job->Preempt(absl::StrCat("for ", name, ", which has priority ", queued.priority), "",
+                   step->now, out);
+    });
+  }
+}
+
+void ClusterState::StopOthersBehind(const std::vector<const Gang*>& waiting,
+                                    const QueuedJob& queued, Step* step) {
+  const Gang& gang = queued.gang;
+  // The common case: whatever it could have, one that waits before it could have as well.
+  const bool for_nothing = std::any_of(waiting.begin(), waiting.end(), [&](const Gang* first) {
+    return first->labels.empty() && first->gpu_types.empty() &&
+           first->ranks_per_node <= gang.ranks_per_node;
+  });
+  if (for_nothing || waiting.size() > kPreemptDepth) return;
+  const std::string& name = queued.job->job().name();
+  StopOthersFor(
+      queued,
+      [&](int index) {
+        const NodePool::Node& node = pool_.node(index);
+        return HasLeftover(index, name) ||
+               std::any_of(waiting.begin(), waiting.end(), [&](const Gang* first) {
+                 return node.slots() >= first->ranks_per_node && Allows(*first, node.inventory);
+               });
+      },
+      step);
 }
 
 void ClusterState::Schedule(Step* step) {
@@ -147,6 +186,8 @@ void ClusterState::Schedule(Step* step) {
   FailedSizes failed;
   FailedSizes failed_around;
   FailedSizes impossible;
+  // Those that were to be placed by now.
+  std::vector<const Gang*> waiting;
   JobQueue::Order order = queue_.InOrder(shares_, now.wall);
   while (const QueuedJob* queued = order.Next()) {
     JobMachine* job = queued->job;
@@ -176,7 +217,11 @@ void ClusterState::Schedule(Step* step) {
       PlaceOn(job, chosen, step);
     } else if (head == nullptr) {
       head = KeepFor(*queued, step);
+      if (head != nullptr) waiting.push_back(&queued->gang);
       if (head == nullptr && leftover_nodes_.empty()) impossible.Add(queued->gang);
+    } else {
+      StopOthersBehind(waiting, *queued, step);
+      if (pool_.FitsWhenEmpty(queued->gang)) waiting.push_back(&queued->gang);
     }
   }
   if (head == nullptr) head_.reset();
@@ -217,9 +262,17 @@ void ClusterState::PushDesiredState(Step* step) {
     for (const auto& [job, slots] : node.jobs) {
       const JobMachine& machine = jobs_.at(job);
       std::optional<v1::Allocation> allocation = machine.AllocationOn(name);
-      if (!allocation.has_value()) continue;
+      if (!allocation.has_value()) {
+        if (machine.Aborted()) {
+          v1::AbortedGeneration* aborted = desired->add_aborted();
+          aborted->set_job(job);
+          aborted->set_generation(machine.job().generation());
+        }
+        continue;
+      }
       allocation->set_machine_slots(MachineSlots(node.record.inventory()));
       if (allocation->goal() == v1::Allocation::GOAL_PREPARE) AddPeers(machine, name, &*allocation);
+      if (allocation->has_fetch()) AddFetchSources(machine, &*allocation);
       *desired->add_allocations() = *std::move(allocation);
     }
     step->effects.messages.push_back(std::move(message));
@@ -273,8 +326,7 @@ v1::Job ClusterState::DryRun(const v1::Job& job) const {
     shown.set_state_reason(absl::StrCat(
         "would wait for more nodes: it needs ", gang.min_nodes, NodeWish(gang, ""), ", and ",
         pool_.CountLargeEnough(gang), " of the ", pool_.CountUsable(), " ready nodes ",
-        gang.labels.empty() && gang.gpu_types.empty() ? "have as many" : "are like that",
-        NotesOnNodes()));
+        gang.plain() ? "have as many" : "are like that", NotesOnNodes()));
     return shown;
   }
   if (!first && !pool_.Choose(gang, gang.nodes, {}, all).empty()) {
@@ -284,7 +336,7 @@ v1::Job ClusterState::DryRun(const v1::Job& job) const {
   std::vector<std::string> victims;
   if (first) {
     for (int64_t victim : ChooseVictims(gang, priority, pool_, live_, [](int) { return false; })) {
-      victims.push_back(jobs_by_sequence_.at(victim));
+      victims.push_back(index_.Get(victim)->job().name());
     }
   }
   shown.set_state_reason(

@@ -21,12 +21,12 @@ ClusterState::ClusterState(const Options& options, Snapshot stored, Instant now)
     const std::string& machine = node.record.inventory().machine_id();
     if (!machine.empty()) machines_[machine].insert(node.record.name());
     ResumeFreezes(&node, now);
+    dirty_nodes_.insert(node.record.name());
   }
   for (internal::JobRecord& record : stored.jobs) {
     const std::string name = record.job().name();
     const int64_t sequence = record.submit_sequence();
     next_submission_ = std::max(next_submission_, sequence + 1);
-    jobs_by_sequence_[sequence] = name;
     shares_.Charge(record.job().creator(),
                    DecayedUse(record.use(), now.wall - FromTimestamp(record.job().update_time())),
                    now.wall);
@@ -35,6 +35,7 @@ ClusterState::ClusterState(const Options& options, Snapshot stored, Instant now)
     step.now = now;
     UpdateQueue(&job, &step);
     UpdateHoldings(&job, &step);
+    UpdateFetch(job);
   }
   for (internal::RequestRecord& record : stored.requests) {
     const std::string id = record.request_id();
@@ -45,6 +46,28 @@ ClusterState::ClusterState(const Options& options, Snapshot stored, Instant now)
 }
 
 Effects ClusterState::Apply(const Command& command, Instant now) {
+  Effects effects = ApplyInBatch(command, now);
+  for (const std::string& name : changed_jobs_) {
+    effects.writes.jobs[name] = jobs_.at(name).record();
+  }
+  changed_jobs_.clear();
+  return effects;
+}
+
+void ClusterState::LendChangedJobs(Writes* writes) {
+  for (const std::string& name : changed_jobs_) {
+    jobs_.at(name).SwapRecord(&writes->jobs[name]);
+  }
+}
+
+void ClusterState::TakeBackJobs(Writes* writes) {
+  for (const std::string& name : changed_jobs_) {
+    jobs_.at(name).SwapRecord(&writes->jobs.at(name));
+  }
+  changed_jobs_.clear();
+}
+
+Effects ClusterState::ApplyInBatch(const Command& command, Instant now) {
   now_ = now;
   shown_.clear();
   Step step;
@@ -52,6 +75,9 @@ Effects ClusterState::Apply(const Command& command, Instant now) {
   std::visit([&](const auto& specific) { Handle(specific, &step); }, command);
   if (step.schedule) Schedule(&step);
   RefreshPool(&step);
+  for (const std::string& name : step.maintenance_to_approve) {
+    ApproveMaintenance(&nodes_.at(name), &step);
+  }
   PushDesiredState(&step);
   return std::move(step.effects);
 }
@@ -97,8 +123,9 @@ void ClusterState::Drive(JobMachine* job, Step* step, absl::FunctionRef<void(Job
   input(&out);
   const std::string& name = job->job().name();
   for (v1::JobEvent& event : out.events) RecordEvent(std::move(event), step);
-  if (out.persist) step->effects.writes.jobs[name] = job->record();
+  if (out.persist) changed_jobs_.insert(name);
   if (out.changed || out.persist) step->effects.changed_jobs.insert(name);
+  if (!out.hang_cause.empty()) step->effects.hangs.push_back(out.hang_cause);
   if (out.queue_wait.has_value()) step->effects.queue_waits.push_back(*out.queue_wait);
   for (const StateChange& change : out.state_changes) step->effects.state_changes.push_back(change);
   if (out.slot_seconds > 0) {
@@ -106,6 +133,7 @@ void ClusterState::Drive(JobMachine* job, Step* step, absl::FunctionRef<void(Job
   }
   if (!out.state_changes.empty()) UpdateQueue(job, step);
   if (out.holdings_changed) UpdateHoldings(job, step);
+  UpdateFetch(*job);
   live_.SetEnd(job->record().submit_sequence(), job->ExpectedEnd(step->now));
   if (out.desired_changed) {
     for (const internal::ShareRecord& share : job->record().shares()) {
@@ -119,6 +147,7 @@ void ClusterState::Drive(JobMachine* job, Step* step, absl::FunctionRef<void(Job
 
 void ClusterState::UpdateQueue(JobMachine* job, Step* step) {
   const int64_t sequence = job->record().submit_sequence();
+  index_.Put(sequence, job, job->job().state());
   positions_.clear();
   waiting_after_failure_.erase(sequence);
   if (job->job().state() != v1::Job::STATE_QUEUED) {
@@ -189,7 +218,6 @@ void ClusterState::Handle(const CreateJobCommand& command, Step* step) {
   internal::JobRecord record = JobMachine::NewRecord(command.job, sequence, step->now);
   record.mutable_job()->set_creator(command.actor);
   JobMachine& job = jobs_.emplace(name, JobMachine(std::move(record), step->now)).first->second;
-  jobs_by_sequence_[sequence] = name;
   Drive(&job, step, [&](JobOutput* out) {
     out->persist = true;
     out->state_changes.push_back(StateChange{v1::Job::STATE_UNSPECIFIED, v1::Job::STATE_QUEUED});

@@ -18,6 +18,7 @@
 #include "coordinator/core/effects.h"
 #include "coordinator/core/event_log.h"
 #include "coordinator/core/fair_share.h"
+#include "coordinator/core/job_index.h"
 #include "coordinator/core/job_machine.h"
 #include "coordinator/core/job_queue.h"
 #include "coordinator/core/lease_table.h"
@@ -30,7 +31,10 @@
 namespace muster::coordinator {
 
 // Protocol of WorkerService.Session.
-inline constexpr int kProtocolVersion = 1;
+// Each worker is served with the highest version that both speak. 2: checkpoints are fetched from
+// other workers (CheckpointServer), and hangs diagnosed.
+inline constexpr int kProtocolVersion = 2;
+inline constexpr int kOldestProtocolVersion = 1;
 
 // All that the coordinator knows. Pure: no clock, no randomness, no lock, no I/O; the same commands
 // at the same times give the same effects. One thread at a time.
@@ -53,7 +57,8 @@ inline constexpr int kProtocolVersion = 1;
 // A job's life: JobMachine. Queued jobs (their order: JobQueue) are placed when enough nodes are
 // free. The first that is not gets a Reservation; what comes after it may go ahead around that
 // (backfill), up to kBackfillDepth jobs. If stopping jobs of lower priority makes it fit, they are
-// stopped by checkpoint. A job that would not fit the ready nodes if they were empty, or that waits
+// stopped by checkpoint; so they are for one that waits behind it, on nodes that those before it
+// could not use. A job that would not fit the ready nodes if they were empty, or that waits
 // after a failure, holds nobody up. An elastic job is placed on as many nodes as fit, up to
 // `nodes`, or max_nodes while nobody else waits; it grows when it has run for kGrowAfter, nobody
 // waits and nodes are free.
@@ -90,6 +95,12 @@ class ClusterState {
   ClusterState& operator=(const ClusterState&) = delete;
 
   Effects Apply(const Command& command, Instant now);
+  // The same for commands whose writes are stored together, without a copy of a record: those of
+  // jobs are left out of the writes. After the last command LendChangedJobs adds them, once each;
+  // nothing else may be called until TakeBackJobs has them back.
+  Effects ApplyInBatch(const Command& command, Instant now);
+  void LendChangedJobs(Writes* writes);
+  void TakeBackJobs(Writes* writes);
 
   // Null when there is none; valid until the next Apply. A queued job says what it waits for now.
   const v1::Job* FindJob(const std::string& name) const;
@@ -111,6 +122,16 @@ class ClusterState {
   std::map<v1::Node::State, int> CountNodes() const;
   // Since each node with a stream was last heard. By name without "nodes/".
   std::map<std::string, absl::Duration> HeartbeatAges(Instant now) const;
+
+  struct RankScore {
+    std::string job;
+    int rank = 0;
+    // "nodes/x"
+    std::string node;
+    double score = 0;
+  };
+  // Of the ranks of live jobs, where they are known (StragglerWatch).
+  std::vector<RankScore> RankScores() const;
 
   // The job as it would be placed now (ranks), or with what it would wait for (state_reason). Its
   // creator counts for nothing: among equals it comes last.
@@ -139,6 +160,10 @@ class ClusterState {
     v1::Node::State state = v1::Node::STATE_UNREACHABLE;
     SessionId session = 0;
     std::string instance;
+    // Agreed with its newest session; 0: none since this coordinator's start.
+    int protocol = 0;
+    // Of that session, with a secret: for workers that fetch, never shown or stored. Empty: none.
+    v1::CheckpointServer checkpoint_server;
     absl::Time last_heard_wall = absl::InfinitePast();
     int64_t desired_version = 0;
     int64_t acknowledged_version = 0;
@@ -172,6 +197,8 @@ class ClusterState {
     Instant now;
     Effects effects;
     std::set<std::string> nodes_to_tell;
+    // Looked at when all else is done.
+    std::set<std::string> maintenance_to_approve;
     bool schedule = false;
   };
   // What is kept for the first job that waits.
@@ -195,6 +222,7 @@ class ClusterState {
   void Handle(const AllocationStatusCommand& command, Step* step);
   void Handle(const CheckpointCommand& command, Step* step);
   void Handle(const EvaluationCommand& command, Step* step);
+  void Handle(const DiagnosisCommand& command, Step* step);
   void Handle(const SessionClosedCommand& command, Step* step);
   void Handle(const TickCommand& command, Step* step);
 
@@ -215,6 +243,14 @@ class ClusterState {
   bool LeaseExpired(const NodeEntry& node, Instant now) const;
   void ForgetRequests(Step* step);
 
+  // cluster_hang.cc
+  // Of nodes that a job runs on; a quick look before AllHeard.
+  bool SomeAreSilent() const;
+  bool AllHeard(const JobMachine& job) const;
+  // `passed`: since the last tick.
+  void WatchForHang(JobMachine* job, bool some_are_silent, absl::Duration passed, Step* step);
+  void AskWhyItHangs(JobMachine* job, Step* step);
+
   // node_upkeep.cc
   void PreemptJobsOn(NodeEntry* node, const std::string& reason, Step* step);
   void TakeMaintenance(NodeEntry* node, const v1::Maintenance& maintenance, Step* step);
@@ -225,6 +261,8 @@ class ClusterState {
   void ResumeFreezes(NodeEntry* node, Instant now);
   bool Frozen(const JobMachine& job, Instant now) const;
   void StoreNode(const NodeEntry& node, Step* step);
+  // Of workers that are gone for good nobody says that it is over.
+  void ForgetMaintenanceOfGoneNodes(Step* step);
 
   // Runs one input of a job and gathers what comes of it.
   void Drive(JobMachine* job, Step* step, absl::FunctionRef<void(JobOutput*)> input);
@@ -250,6 +288,11 @@ class ClusterState {
   // The reservation of the first job that waits; also stops others for it. Null when it cannot be
   // placed whatever ends.
   const Head* KeepFor(const QueuedJob& queued, Step* step);
+  // Stops jobs of lower priority by checkpoint so that it fits, if that helps.
+  void StopOthersFor(const QueuedJob& queued, Reservation::Excluded excluded, Step* step);
+  // The same for a job behind others that wait, on nodes that none of those could use.
+  void StopOthersBehind(const std::vector<const Gang*>& waiting, const QueuedJob& queued,
+                        Step* step);
   // Stops one that could run on more nodes.
   void GrowElasticJobs(Step* step);
   // Another job than this one is queued that the nodes could hold.
@@ -264,6 +307,16 @@ class ClusterState {
   int SlotsUsed(const NodeEntry& node) const;
   std::set<int> IndexesOf(const JobMachine& job) const;
 
+  // cluster_checkpoints.cc
+  NodeReach ReachOf(const std::string& node) const;
+  // Of those that the worker should fetch from, those that it can be told of now.
+  void AddFetchSources(const JobMachine& job, v1::Allocation* allocation) const;
+  void TakeCheckpointServer(NodeEntry* node, const v1::Hello& hello, Step* step);
+  void ReviewFetches(Step* step);
+  // After an input of the job.
+  void UpdateFetch(const JobMachine& job);
+  bool ServesFetch(const std::string& node) const;
+
   // cluster_views.cc
   v1::Job Shown(const JobMachine& job, bool with_position) const;
   std::string WaitReasonOf(const QueuedJob& queued) const;
@@ -277,9 +330,9 @@ class ClusterState {
 
   const Options options_;
   LeaseTable leases_;
-  // By name ("jobs/x"), and by order of submission.
+  // By name ("jobs/x"), and in other orders.
   std::map<std::string, JobMachine> jobs_;
-  std::map<int64_t, std::string> jobs_by_sequence_;
+  JobIndex index_;
   // Jobs that have ended: when, and their sequence.
   std::set<std::pair<absl::Time, int64_t>> finished_;
   JobQueue queue_;
@@ -294,8 +347,12 @@ class ClusterState {
   std::map<std::string, std::set<std::string>> machines_;
   // Indexes of nodes with leftovers.
   std::set<int> leftover_nodes_;
+  // All that NotesOnNodes may name.
+  std::set<std::string> noted_nodes_;
   // Nodes that pool_ does not know well; and how often the set of usable nodes has changed.
   std::set<std::string> dirty_nodes_;
+  // Jobs that wait for a checkpoint from elsewhere, with the nodes that hold it.
+  std::map<std::string, std::set<std::string>> fetches_;
   int64_t pool_changes_ = 0;
   std::optional<Head> head_;
   std::map<SessionId, std::string> sessions_;
@@ -307,8 +364,12 @@ class ClusterState {
   // Of the first jobs in the queue, as their watchers know them.
   std::map<std::string, std::string> told_reasons_;
   int64_t next_submission_ = 1;
+  // The newest DiagnosisRequest's number.
+  int64_t last_diagnosis_ = 0;
   // Of the last Apply.
   Instant now_;
+  // To be stored with the end of the batch.
+  std::set<std::string> changed_jobs_;
   // Queued jobs as shown since the last Apply; and their positions since the queue last moved.
   mutable std::map<std::string, v1::Job> shown_;
   mutable std::map<int64_t, int> positions_;

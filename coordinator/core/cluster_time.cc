@@ -53,6 +53,7 @@ void ClusterState::Handle(const TickCommand&, Step* step) {
       LoseNode(&node, step);
     }
   }
+  ReviewFetches(step);
   CheckTimeLimits(passed, step);
   ForgetRequests(step);
   ForgetFinishedJobs(step);
@@ -60,6 +61,7 @@ void ClusterState::Handle(const TickCommand&, Step* step) {
   last_look_at_waiting_ = step->now.monotonic;
   // The expected ends of jobs have moved.
   if (head_.has_value()) step->schedule = true;
+  ForgetMaintenanceOfGoneNodes(step);
   RefreshPool(step);
   GrowElasticJobs(step);
   TellWaiting(step);
@@ -85,7 +87,7 @@ void ClusterState::LoseNode(NodeEntry* node, Step* step) {
 void ClusterState::CheckTimeLimits(absl::Duration passed, Step* step) {
   const std::set<int64_t> waiting = waiting_after_failure_;
   for (int64_t sequence : waiting) {
-    JobMachine* job = Find(jobs_by_sequence_.at(sequence));
+    JobMachine* job = index_.Get(sequence);
     if (!job->WaitIsOver(step->now)) continue;
     Drive(job, step, [&](JobOutput* out) { job->EndWait(step->now, out); });
     waiting_after_failure_.erase(sequence);
@@ -93,6 +95,7 @@ void ClusterState::CheckTimeLimits(absl::Duration passed, Step* step) {
   }
   std::vector<JobMachine*> live_jobs;
   for (const auto& [sequence, live] : live_.jobs()) live_jobs.push_back(Find(live.name));
+  const bool some_are_silent = SomeAreSilent();
   for (JobMachine* job : live_jobs) {
     if (Frozen(*job, step->now)) {
       job->Forgive(passed);
@@ -101,6 +104,7 @@ void ClusterState::CheckTimeLimits(absl::Duration passed, Step* step) {
     if (job->RunTimeUsedUp(step->now)) {
       Drive(job, step, [&](JobOutput* out) { job->EndRunTime(step->now, out); });
     }
+    WatchForHang(job, some_are_silent, passed, step);
     for (const std::string& node : job->NodesOverdueToStop(step->now)) GiveUpNode(job, node, step);
     if (job->StartOverdue(step->now)) {
       Drive(job, step, [&](JobOutput* out) { job->FailStart(step->now, out); });

@@ -22,7 +22,8 @@ constexpr int kToldJobs = 16;
 std::string ClusterState::NotesOnNodes() const {
   std::string notes;
   int named = 0;
-  for (const auto& [name, node] : nodes_) {
+  for (const std::string& name : noted_nodes_) {
+    const NodeEntry& node = nodes_.at(name);
     std::string note;
     if (node.state == v1::Node::STATE_LOST) continue;
     if (node.Taken()) {
@@ -108,18 +109,8 @@ std::vector<v1::Job> ClusterState::ListJobs(int limit, int64_t before,
                                             const std::set<v1::Job::State>& states,
                                             int64_t* next) const {
   std::vector<v1::Job> page;
-  *next = 0;
-  auto end = before == 0 ? jobs_by_sequence_.end() : jobs_by_sequence_.lower_bound(before);
-  int64_t last = 0;
-  for (auto it = std::make_reverse_iterator(end); it != jobs_by_sequence_.rend(); ++it) {
-    const JobMachine& job = jobs_.at(it->second);
-    if (!states.empty() && states.count(job.job().state()) == 0) continue;
-    if (static_cast<int>(page.size()) == limit) {
-      *next = last;
-      break;
-    }
-    page.push_back(Shown(job, true));
-    last = it->first;
+  for (const int64_t sequence : index_.List(limit, before, states, next)) {
+    page.push_back(Shown(*index_.Get(sequence), true));
   }
   return page;
 }
@@ -188,9 +179,8 @@ std::vector<v1::Node> ClusterState::ListNodes(int limit, const std::string& afte
 std::map<v1::Job::State, int> ClusterState::CountJobs() const {
   std::map<v1::Job::State, int> counts;
   for (int state = v1::Job::STATE_QUEUED; state <= v1::Job::State_MAX; ++state) {
-    counts[static_cast<v1::Job::State>(state)] = 0;
+    counts[static_cast<v1::Job::State>(state)] = index_.Count(static_cast<v1::Job::State>(state));
   }
-  for (const auto& [name, job] : jobs_) ++counts[job.job().state()];
   return counts;
 }
 

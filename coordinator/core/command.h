@@ -91,6 +91,11 @@ struct MaintenanceCommand {
   v1::Maintenance maintenance;
 };
 
+struct DiagnosisCommand {
+  SessionId session = 0;
+  v1::Diagnosis diagnosis;
+};
+
 struct SessionClosedCommand {
   SessionId session = 0;
 };
@@ -98,9 +103,10 @@ struct SessionClosedCommand {
 // Time has passed: leases may have run out. To be applied several times in a heartbeat interval.
 struct TickCommand {};
 
-using Command = std::variant<CreateJobCommand, CancelJobCommand, CordonNodeCommand,
-                             UncordonNodeCommand, WorkerHelloCommand, HeartbeatCommand, AckCommand,
-                             AllocationStatusCommand, CheckpointCommand, EvaluationCommand,
-                             MaintenanceCommand, SessionClosedCommand, TickCommand>;
+using Command =
+    std::variant<CreateJobCommand, CancelJobCommand, CordonNodeCommand, UncordonNodeCommand,
+                 WorkerHelloCommand, HeartbeatCommand, AckCommand, AllocationStatusCommand,
+                 CheckpointCommand, EvaluationCommand, MaintenanceCommand, DiagnosisCommand,
+                 SessionClosedCommand, TickCommand>;
 
 }  // namespace muster::coordinator

@@ -30,6 +30,8 @@ void Writes::Merge(Writes later) {
   MergeRecords(std::move(later.requests), &requests);
   MergeRecords(std::move(later.tokens), &tokens);
   expired_requests.merge(later.expired_requests);
+  for (const std::string& id : later.expired_tokens) tokens.erase(id);
+  expired_tokens.merge(later.expired_tokens);
   for (v1::JobEvent& event : later.events) events.push_back(std::move(event));
 }
 

@@ -26,13 +26,14 @@ struct Writes {
   std::set<std::string> expired_requests;
   // By id.
   std::map<std::string, internal::TokenRecord> tokens;
+  std::set<std::string> expired_tokens;
   // Removed with their events, before anything else is written.
   std::set<std::string> expired_jobs;
   std::vector<v1::JobEvent> events;
 
   bool empty() const {
     return jobs.empty() && nodes.empty() && requests.empty() && expired_requests.empty() &&
-           events.empty() && tokens.empty() && expired_jobs.empty();
+           events.empty() && tokens.empty() && expired_tokens.empty() && expired_jobs.empty();
   }
   void Merge(Writes later);
 };
@@ -83,6 +84,8 @@ struct Effects {
   // Of the jobs placed now: how long they waited.
   std::vector<absl::Duration> queue_waits;
   int node_losses = 0;
+  // Of generations that were ended because no rank advanced: why (CauseName).
+  std::vector<std::string> hangs;
   std::vector<LogLine> log;
 };
 

@@ -117,6 +117,8 @@ void JobMachine::LoseNode(absl::string_view node, const std::string& reason, Ins
   if (Wanted()) {
     EndGeneration(reason, now, out);
   } else {
+    // Those that are being stopped by checkpoint cannot agree on one any more.
+    out->desired_changed = true;
     Settle(now, out);
   }
 }
@@ -124,6 +126,21 @@ void JobMachine::LoseNode(absl::string_view node, const std::string& reason, Ins
 void JobMachine::BeginStop(Instant now) {
   *record_.mutable_stop_time() = ToTimestamp(now.wall);
   phase_start_ = now.monotonic;
+}
+
+bool JobMachine::Aborted() const {
+  if (job().state() != Job::STATE_RESTARTING) return false;
+  // One that lost its peer ends in any case, and the peer may be about to say what went wrong
+  // there.
+  const v1::RankFailure& failure = job().first_failure();
+  if (failure.generation() == job().generation() && !Stopped(failure) && !FromLostPeer(failure)) {
+    return true;
+  }
+  // Of a node that is lost nobody has seen how its ranks ended.
+  return std::any_of(record_.shares().begin(), record_.shares().end(),
+                     [](const internal::ShareRecord& share) {
+                       return share.ended() && !EndsShare(share.status().phase());
+                     });
 }
 
 absl::Duration JobMachine::StopLimit() const {
@@ -228,6 +245,7 @@ void JobMachine::Settle(Instant now, JobOutput* out) {
       (failure.signal() != 0 || base::IsRetryable(failure.exit_code()))) {
     out->blamed_node = failure.node();
   }
+  if (!ended && !hang_blame_.empty()) out->blamed_node = hang_blame_;
   const uint32_t max_restarts = job().config().resources().max_restarts();
   if (failure.signal() == 0 && !base::IsRetryable(failure.exit_code())) {
     Finish(Job::STATE_FAILED,
@@ -287,6 +305,7 @@ void JobMachine::Requeue(bool own_failure, Instant now, JobOutput* out) {
 
 void JobMachine::Finish(Job::State state, const std::string& reason, Instant now, JobOutput* out) {
   Job* job = record_.mutable_job();
+  config_bytes_.clear();
   job->clear_ranks();
   job->clear_master();
   *job->mutable_end_time() = ToTimestamp(now.wall);

@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
+#include "coordinator/core/lineage.h"
 #include "coordinator/core/timestamps.h"
 
 namespace muster::coordinator {
@@ -13,11 +14,6 @@ namespace {
 
 using v1::AllocationStatus;
 using v1::Job;
-
-bool EndsShare(AllocationStatus::Phase phase) {
-  return phase == AllocationStatus::PHASE_SUCCEEDED || phase == AllocationStatus::PHASE_FAILED ||
-         phase == AllocationStatus::PHASE_STOPPED;
-}
 
 std::string PhaseName(AllocationStatus::Phase phase) {
   switch (phase) {
@@ -39,6 +35,11 @@ std::string PhaseName(AllocationStatus::Phase phase) {
 }
 
 }  // namespace
+
+bool EndsShare(AllocationStatus::Phase phase) {
+  return phase == AllocationStatus::PHASE_SUCCEEDED || phase == AllocationStatus::PHASE_FAILED ||
+         phase == AllocationStatus::PHASE_STOPPED;
+}
 
 internal::JobRecord JobMachine::NewRecord(const Job& job, int64_t submit_sequence, Instant now) {
   internal::JobRecord record;
@@ -62,6 +63,8 @@ JobMachine::JobMachine(internal::JobRecord record, Instant now)
     : record_(std::move(record)),
       gang_(GangOf(record_.job().config())),
       phase_start_(now.monotonic),
+      hang_watch_(now.monotonic),
+      stragglers_(record_.job().ranks_size()),
       charged_(now.monotonic) {
   const Job::State state = job().state();
   if (Live() && job().has_update_time()) {
@@ -174,21 +177,28 @@ v1::JobEvent* JobMachine::AddEvent(const std::string& type, const std::string& m
   return &out->events.back();
 }
 
-void JobMachine::ShowPhase(const internal::ShareRecord& share, const std::string& phase) {
+void JobMachine::ShowPhase(const internal::ShareRecord& share, const std::string& phase,
+                           const std::string& detail) {
   for (v1::RankPlacement& rank : *record_.mutable_job()->mutable_ranks()) {
-    if (rank.node() == absl::StrCat("nodes/", share.node())) rank.set_phase(phase);
+    if (rank.node() != absl::StrCat("nodes/", share.node())) continue;
+    rank.set_phase(phase);
+    rank.set_detail(detail);
   }
 }
 
-void JobMachine::Report(absl::string_view node, const AllocationStatus& status, Instant now,
-                        JobOutput* out) {
+void JobMachine::Report(absl::string_view node, const AllocationStatus& status, LookAtNode look,
+                        Instant now, JobOutput* out) {
   internal::ShareRecord* share = FindShare(node);
   if (share == nullptr || status.generation() != job().generation() || Terminal() ||
       job().state() == Job::STATE_QUEUED || share->ended()) {
     return;
   }
+  if (Fetching() && status.phase() == AllocationStatus::PHASE_PREPARING &&
+      status.detail() != share->status().detail()) {
+    phase_start_ = now.monotonic;
+  }
   *share->mutable_status() = status;
-  ShowPhase(*share, PhaseName(status.phase()));
+  ShowPhase(*share, PhaseName(status.phase()), status.detail());
   if (EndsShare(status.phase())) EndShare(share, out);
   if (share->node_rank() == 0 && !status.environment().empty()) {
     *record_.mutable_job()->mutable_environment() = status.environment();
@@ -198,6 +208,14 @@ void JobMachine::Report(absl::string_view node, const AllocationStatus& status, 
   for (const v1::Checkpoint& checkpoint : status.checkpoints()) {
     AddCheckpoint(node, checkpoint, now, out);
   }
+  if (status.phase() == AllocationStatus::PHASE_PREPARED) {
+    HoldsOnly(std::string(node), status, &record_);
+  }
+  if (record_.has_fetch()) {
+    for (const std::string& other : status.not_held_by()) {
+      HoldsNoMore(other, record_.fetch(), &record_);
+    }
+  }
   if (status.phase() == AllocationStatus::PHASE_FAILED) NoteFailure(*share, now, out);
   if (!Wanted()) {
     Settle(now, out);
@@ -205,7 +223,7 @@ void JobMachine::Report(absl::string_view node, const AllocationStatus& status, 
   }
   switch (status.phase()) {
     case AllocationStatus::PHASE_PREPARED:
-      StartWhenPrepared(now, out);
+      ReviewFetch(look, now, out);
       break;
     case AllocationStatus::PHASE_RUNNING:
     case AllocationStatus::PHASE_SUCCEEDED: {
@@ -223,6 +241,7 @@ void JobMachine::Report(absl::string_view node, const AllocationStatus& status, 
           *record_.mutable_job()->mutable_start_time() = ToTimestamp(now.wall);
         }
         phase_start_ = now.monotonic;
+        WatchGeneration(now);
         SetState(Job::STATE_RUNNING, "", now, out);
         AddEvent("Running", absl::StrCat("all ", job().ranks_size(), " ranks have joined"), now,
                  out);

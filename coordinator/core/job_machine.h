@@ -10,9 +10,13 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
+#include "coordinator/core/checkpoint_fetch.h"
 #include "coordinator/core/command.h"
 #include "coordinator/core/effects.h"
+#include "coordinator/core/hang_attribution.h"
+#include "coordinator/core/hang_watch.h"
 #include "coordinator/core/placement.h"
+#include "coordinator/core/straggler_watch.h"
 #include "muster/internal/coordinator_store.pb.h"
 #include "muster/v1/job.pb.h"
 #include "muster/v1/progress.pb.h"
@@ -41,6 +45,8 @@ struct JobOutput {
   double slot_seconds = 0;
   // The node on which an attempt has failed, when another node may do better.
   std::string blamed_node;
+  // The generation is ended because no rank advanced, and why (CauseName); empty: it is not.
+  std::string hang_cause;
 };
 
 // One job's life. Pure: the time is an argument, all consequences are in JobOutput.
@@ -57,7 +63,8 @@ struct JobOutput {
 //
 //  1 Place: a gang was found, and the wait after a failure is over; generation + 1; its nodes are
 //    told to PREPARE. When all are PREPARED the resume point is chosen and they are told to RUN
-//    (still STARTING).
+//    (still STARTING). If another node has a newer checkpoint than they, node_rank 0 fetches it
+//    before.
 //  2 every node reports RUNNING (or SUCCEEDED)
 //  3 every node reports SUCCEEDED (also straight from STARTING)
 //  4 a rank failed, a node was lost or could not prepare, after start_timeout not every rank has
@@ -91,7 +98,8 @@ struct JobOutput {
 // generations, and also while the coordinator was away or stood still.
 //
 // Time limits count in time that this coordinator was there: a paused one forgives the pause, and
-// one that takes up a stored record lets them start anew.
+// one that takes up a stored record lets them start anew. start_timeout also starts anew with each
+// sign that a fetch gets on.
 class JobMachine {
  public:
   // A new job in QUEUED: of `job` name, uid, display_name, labels, creator and config are read.
@@ -101,6 +109,8 @@ class JobMachine {
   JobMachine(internal::JobRecord record, Instant now);
 
   const internal::JobRecord& record() const { return record_; }
+  // Lends it, or takes it back: nothing else may be called between.
+  void SwapRecord(internal::JobRecord* other) { record_.Swap(other); }
   const v1::Job& job() const { return record_.job(); }
   const Gang& gang() const { return gang_; }
   int priority() const { return job().config().resources().priority(); }
@@ -111,12 +121,16 @@ class JobMachine {
   bool Live() const;
   // It is meant to run.
   bool Wanted() const;
+  // Its generation is over because a rank failed or hangs, or a node is lost: the ranks that are
+  // left wait for a collective that never completes.
+  bool Aborted() const;
   // Slots of the node, or of a share's node, that the job keeps from others.
   int SlotsHeld(absl::string_view node) const;
   int SlotsHeld(const internal::ShareRecord& share) const;
   // Nodes of its newest generation.
   std::set<std::string> Nodes() const;
-  // What the node should hold of this job.
+  // What the node should hold of this job; `config` is there only for whoever reads it off the
+  // wire.
   std::optional<v1::Allocation> AllocationOn(absl::string_view node) const;
 
   // In QUEUED: not to be placed yet, because an attempt has failed. Place must not be called.
@@ -125,7 +139,7 @@ class JobMachine {
   bool WaitIsOver(Instant now) const;
   void EndWait(Instant now, JobOutput* out);
   // Transition 1. `nodes` in order of node_rank, from gang().min_nodes to max_nodes of them.
-  void Place(const std::vector<std::string>& nodes, Instant now, JobOutput* out);
+  void Place(const std::vector<std::string>& nodes, LookAtNode look, Instant now, JobOutput* out);
   // Transition 7 or 8; the job must not be terminal.
   void Cancel(const std::string& reason, const std::string& actor, Instant now, JobOutput* out);
   // Transition 4, for no fault of the job; it must be Wanted(). `reason`: "for jobs/x". `node` is
@@ -137,8 +151,12 @@ class JobMachine {
   absl::Duration running_since() const { return phase_start_; }
 
   // Does nothing when it is of another generation or the node has no part in the job.
-  void Report(absl::string_view node, const v1::AllocationStatus& status, Instant now,
-              JobOutput* out);
+  void Report(absl::string_view node, const v1::AllocationStatus& status, LookAtNode look,
+              Instant now, JobOutput* out);
+  // node_rank 0 is to fetch a checkpoint from record().fetch_sources().
+  bool Fetching() const { return Wanted() && !record_.started() && record_.has_fetch(); }
+  // In STARTING: looks anew what there is to fetch, and starts if that was all it waited for.
+  void ReviewFetch(LookAtNode look, Instant now, JobOutput* out);
   // In STARTING: start_timeout has passed. Transition 4 with the nodes that are late.
   bool StartOverdue(Instant now) const;
   void FailStart(Instant now, JobOutput* out);
@@ -154,7 +172,7 @@ class JobMachine {
   // By Instant::monotonic: when it is expected to have left its nodes; infinite: not known.
   absl::Duration ExpectedEnd(Instant now) const;
   // It does not count against anybody that no tick came for so long, or a node was frozen.
-  void Forgive(absl::Duration pause) { phase_start_ += pause; }
+  void Forgive(absl::Duration pause);
   // The node is lost, or its worker came back without the ranks.
   void LoseNode(absl::string_view node, const std::string& reason, Instant now, JobOutput* out);
   // The node's worker holds nothing of this job's generation (it says so when it joins). One that
@@ -163,6 +181,23 @@ class JobMachine {
   // The node has acknowledged the newest desired state, or refused it.
   void Acknowledged(absl::string_view node, Instant now, JobOutput* out);
   void Refused(absl::string_view node, const std::string& error, Instant now, JobOutput* out);
+
+  // In RUNNING: no rank has advanced for longer than it should take (HangWatch). The cluster then
+  // asks the nodes (BeginHangInquiry; `unasked` by node: why not), hands in what they answer, and
+  // once HangDiagnosed calls EndHang: transition 4, for the verdict of AttributeHang. Any sign of
+  // progress meanwhile ends the inquiry.
+  bool HangSuspected(Instant now) const;
+  void BeginHangInquiry(int64_t request_id, const std::map<std::string, std::string>& unasked,
+                        Instant now);
+  void TakeDiagnosis(absl::string_view node, const v1::Diagnosis& diagnosis);
+  bool HangDiagnosed(Instant now) const;
+  void EndHang(Instant now, JobOutput* out);
+  absl::Duration Stalled(Instant now) const { return hang_watch_.Stalled(now.monotonic); }
+  // A node of it was not heard for so long: its ranks may have advanced.
+  void ForgiveSilence(absl::Duration pause);
+  // Time to look at the ranks' times anew (StragglerWatch).
+  bool StragglersDue(Instant now) const;
+  void JudgeStragglers(Instant now, JobOutput* out);
 
   void ReportRankStep(absl::string_view node, const v1::RankProgress& progress, Instant now,
                       JobOutput* out);
@@ -188,10 +223,18 @@ class JobMachine {
   // To be completed; valid until the next.
   v1::JobEvent* AddEvent(const std::string& type, const std::string& message, Instant now,
                          JobOutput* out);
-  void ShowPhase(const internal::ShareRecord& share, const std::string& phase);
+  void ShowPhase(const internal::ShareRecord& share, const std::string& phase,
+                 const std::string& detail = "");
   void NoteAdvance(absl::string_view node, Instant now);
+  // job_hang.cc
+  void WatchGeneration(Instant now);
+  void NoteStep(int64_t step, Instant now);
+  void NoteMove(Instant now);
+  void NoteStepTimes(const v1::RankProgress& progress, JobOutput* out);
+  HangVerdict JudgeHang(Instant now) const;
 
-  void StartWhenPrepared(Instant now, JobOutput* out);
+  void ChooseFetch(LookAtNode look, Instant now, JobOutput* out);
+  void StartWhenPrepared(LookAtNode look, Instant now, JobOutput* out);
   void NoteFailure(const internal::ShareRecord& share, Instant now, JobOutput* out);
   // From now on nothing of the generation is wanted.
   void BeginStop(Instant now);
@@ -213,6 +256,8 @@ class JobMachine {
 
   internal::JobRecord record_;
   Gang gang_;
+  // Of job().config(), once something of it was placed.
+  mutable std::string config_bytes_;
   // Not stored; all times by Instant::monotonic.
   // In STARTING: since the placement. In RUNNING: since all ranks had joined. In RESTARTING and
   // CANCELLING: since nothing is wanted.
@@ -222,6 +267,18 @@ class JobMachine {
   std::map<std::string, absl::Duration> last_advance_;
   absl::Duration advance_interval_;
   absl::Duration progress_stored_ = -absl::InfiniteDuration();
+  struct HangInquiry {
+    int64_t request_id = 0;
+    absl::Duration deadline;
+    // By node.
+    std::map<std::string, v1::Diagnosis> answers;
+  };
+  HangWatch hang_watch_;
+  std::optional<HangInquiry> hang_inquiry_;
+  // The node at fault ("nodes/x") when the generation was ended for a hang.
+  std::string hang_blame_;
+  StragglerWatch stragglers_;
+  absl::Duration stragglers_judged_ = -absl::InfiniteDuration();
   // Time on nodes is in the record up to here.
   absl::Duration charged_;
   // From the newest progress of the running generation; infinite: it has told none.
@@ -231,5 +288,8 @@ class JobMachine {
 // "rank 1 on nodes/b: " and what its worker said of it; the message alone when no process has
 // ended.
 std::string DescribeFailure(const v1::RankFailure& failure);
+
+// A worker that says so has no process of its share left.
+bool EndsShare(v1::AllocationStatus::Phase phase);
 
 }  // namespace muster::coordinator

@@ -1,4 +1,7 @@
 // The part of JobMachine that gets a generation going.
+#include <google/protobuf/message.h>
+#include <google/protobuf/unknown_field_set.h>
+
 #include <algorithm>
 #include <utility>
 #include <vector>
@@ -43,17 +46,25 @@ std::optional<v1::Allocation> JobMachine::AllocationOn(absl::string_view node) c
   allocation.set_node_rank(share->node_rank());
   allocation.set_world_size(job().ranks_size());
   *allocation.mutable_ranks() = share->ranks();
-  *allocation.mutable_config() = job().config();
+  if (config_bytes_.empty()) config_bytes_ = job().config().SerializeAsString();
+  // On the wire it is field `config`. A copy of the message itself for each node of each gang would
+  // be most of what a placement costs.
+  allocation.GetReflection()
+      ->MutableUnknownFields(&allocation)
+      ->AddLengthDelimited(v1::Allocation::kConfigFieldNumber, config_bytes_);
   allocation.set_goal(record_.started() ? v1::Allocation::GOAL_RUN : v1::Allocation::GOAL_PREPARE);
   if (record_.started()) {
     allocation.set_master(job().master());
     if (record_.has_resume_from()) *allocation.mutable_resume_from() = record_.resume_from();
     *allocation.mutable_resume_holders() = record_.resume_holders();
+  } else if (record_.has_fetch() && share->node_rank() == 0) {
+    *allocation.mutable_fetch()->mutable_checkpoint() = record_.fetch();
   }
   return allocation;
 }
 
-void JobMachine::Place(const std::vector<std::string>& nodes, Instant now, JobOutput* out) {
+void JobMachine::Place(const std::vector<std::string>& nodes, LookAtNode look, Instant now,
+                       JobOutput* out) {
   Job* job = record_.mutable_job();
   job->set_generation(job->generation() + 1);
   job->clear_ranks();
@@ -61,6 +72,8 @@ void JobMachine::Place(const std::vector<std::string>& nodes, Instant now, JobOu
   record_.clear_shares();
   record_.clear_resume_from();
   record_.clear_resume_holders();
+  record_.clear_fetch();
+  record_.clear_fetch_sources();
   record_.clear_fatal_reason();
   record_.set_started(false);
   record_.set_node_lost(false);
@@ -96,6 +109,7 @@ void JobMachine::Place(const std::vector<std::string>& nodes, Instant now, JobOu
   AddEvent("Placed",
            absl::StrCat("generation ", job->generation(), " on ", absl::StrJoin(nodes, ", ")), now,
            out);
+  ChooseFetch(look, now, out);
 }
 
 bool JobMachine::WaitsAfterFailure(Instant now) const {
@@ -113,8 +127,45 @@ void JobMachine::EndWait(Instant now, JobOutput* out) {
   Touch(now, out);
 }
 
-void JobMachine::StartWhenPrepared(Instant now, JobOutput* out) {
-  if (record_.started() || !EveryShare(AllocationStatus::PHASE_PREPARED)) return;
+void JobMachine::ReviewFetch(LookAtNode look, Instant now, JobOutput* out) {
+  if (!Wanted() || record_.started()) return;
+  ChooseFetch(look, now, out);
+  StartWhenPrepared(look, now, out);
+}
+
+void JobMachine::ChooseFetch(LookAtNode look, Instant now, JobOutput* out) {
+  const std::optional<FetchPlan> plan = PlanFetch(record_, look);
+  if (!plan.has_value() && !record_.has_fetch()) return;
+  const bool other =
+      !plan.has_value() || !record_.has_fetch() || !SamePoint(plan->checkpoint, record_.fetch());
+  if (!other && std::equal(plan->sources.begin(), plan->sources.end(),
+                           record_.fetch_sources().begin(), record_.fetch_sources().end())) {
+    return;
+  }
+  record_.clear_fetch();
+  record_.clear_fetch_sources();
+  std::string reason = "its nodes prepare";
+  if (plan.has_value()) {
+    *record_.mutable_fetch() = plan->checkpoint;
+    std::vector<std::string> names;
+    for (const std::string& source : plan->sources) {
+      record_.add_fetch_sources(source);
+      names.push_back(absl::StrCat("nodes/", source));
+    }
+    for (const internal::ShareRecord& share : record_.shares()) {
+      if (share.node_rank() != 0) continue;
+      reason = absl::StrCat("nodes/", share.node(), " fetches ", plan->checkpoint.file(), " from ",
+                            absl::StrJoin(names, " or "));
+    }
+    if (other) AddEvent("Fetching", reason, now, out);
+  }
+  record_.mutable_job()->set_state_reason(reason);
+  out->desired_changed = true;
+  Touch(now, out);
+}
+
+void JobMachine::StartWhenPrepared(LookAtNode look, Instant now, JobOutput* out) {
+  if (record_.has_fetch() || !EveryShare(AllocationStatus::PHASE_PREPARED)) return;
   Job* job = record_.mutable_job();
   for (const internal::ShareRecord& share : record_.shares()) {
     if (share.node_rank() == 0) job->set_master(share.status().master());
@@ -126,6 +177,7 @@ void JobMachine::StartWhenPrepared(Instant now, JobOutput* out) {
     return;
   }
   std::string from = "from the start";
+  int64_t resume_step = 0;
   if (std::optional<ResumePoint> resume = ChooseResume(record_); resume.has_value()) {
     internal::GenerationRecord* generation =
         record_.mutable_generations(record_.generations_size() - 1);
@@ -133,8 +185,16 @@ void JobMachine::StartWhenPrepared(Instant now, JobOutput* out) {
     generation->set_parent_step(resume->checkpoint.step());
     *record_.mutable_resume_from() = resume->checkpoint;
     for (int rank : resume->holders) record_.add_resume_holders(rank);
+    resume_step = resume->checkpoint.step();
     from = absl::StrCat("from step ", resume->checkpoint.step(), " (", resume->checkpoint.file(),
                         " of generation ", resume->checkpoint.generation(), ")");
+  }
+  if (const std::string why = WhyOlder(record_, resume_step, look); !why.empty()) {
+    AddEvent("CheckpointMissing",
+             absl::StrCat(why, ": ",
+                          resume_step > 0 ? absl::StrCat("resumes at step ", resume_step)
+                                          : "starts from the beginning"),
+             now, out);
   }
   record_.set_started(true);
   job->set_state_reason("its ranks start");
@@ -152,18 +212,22 @@ bool JobMachine::StartOverdue(Instant now) const {
 void JobMachine::FailStart(Instant now, JobOutput* out) {
   // What each node has not done.
   const char* const kPrepare = "prepared the job";
+  const char* const kFetch = "fetched the checkpoint";
   const char* const kStart = "started the ranks";
   const char* const kJoin = "brought all ranks into the group";
   std::vector<std::pair<const char*, std::vector<std::string>>> late = {
-      {kPrepare, {}}, {kStart, {}}, {kJoin, {}}};
+      {kPrepare, {}}, {kFetch, {}}, {kStart, {}}, {kJoin, {}}};
   const internal::ShareRecord* first = nullptr;
   for (const internal::ShareRecord& share : record_.shares()) {
     const AllocationStatus::Phase phase = share.status().phase();
-    if (phase >=
-        (record_.started() ? AllocationStatus::PHASE_RUNNING : AllocationStatus::PHASE_PREPARED)) {
+    // It was PREPARED before it was told to, and may not have taken that up.
+    const bool fetches = !record_.started() && record_.has_fetch() && share.node_rank() == 0;
+    if (!fetches && phase >= (record_.started() ? AllocationStatus::PHASE_RUNNING
+                                                : AllocationStatus::PHASE_PREPARED)) {
       continue;
     }
-    const char* const missing = phase < AllocationStatus::PHASE_PREPARED    ? kPrepare
+    const char* const missing = fetches                                     ? kFetch
+                                : phase < AllocationStatus::PHASE_PREPARED  ? kPrepare
                                 : phase == AllocationStatus::PHASE_PREPARED ? kStart
                                                                             : kJoin;
     for (auto& [what, nodes] : late) {

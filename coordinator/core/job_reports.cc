@@ -34,8 +34,14 @@ void JobMachine::ReportRankStep(absl::string_view node, const v1::RankProgress& 
   if (progress.generation() != job().generation() || !Wanted()) return;
   if (progress.rank() < 0 || progress.rank() >= job().ranks_size()) return;
   v1::RankPlacement* rank = record_.mutable_job()->mutable_ranks(progress.rank());
-  if (rank->node() != absl::StrCat("nodes/", node) || rank->step() == progress.step()) return;
-  if (progress.step() > rank->step()) NoteAdvance(node, now);
+  if (rank->node() != absl::StrCat("nodes/", node)) return;
+  hang_watch_.See(progress.rank(), progress.phase());
+  NoteStepTimes(progress, out);
+  if (rank->step() == progress.step()) return;
+  if (progress.step() > rank->step()) {
+    NoteAdvance(node, now);
+    NoteStep(progress.step(), now);
+  }
   rank->set_step(progress.step());
   out->changed = true;
 }
@@ -47,7 +53,10 @@ void JobMachine::ReportProgress(absl::string_view node, const v1::JobProgress& p
   const v1::TrainProgress& after = progress.progress();
   if (after.step() > before.step() || after.eval_images() > before.eval_images()) {
     NoteAdvance(node, now);
+    NoteMove(now);
   }
+  hang_watch_.See(/*rank=*/0, after.phase());
+  hang_watch_.SetFinished(after.total_steps() > 0 && after.step() >= after.total_steps());
   *record_.mutable_job()->mutable_progress() = after;
   if (after.has_eta()) eta_end_ = now.monotonic + FromProto(after.eta());
   out->changed = true;
@@ -77,8 +86,12 @@ void JobMachine::AddEvaluation(const v1::EvaluationReport& report, Instant now, 
 
 void JobMachine::AddCheckpoint(absl::string_view node, const v1::Checkpoint& checkpoint,
                                Instant now, JobOutput* out) {
-  switch (RegisterCheckpoint(checkpoint, &record_)) {
+  switch (RegisterCheckpoint(checkpoint, std::string(node), &record_)) {
     case CheckpointNews::kKnown:
+      return;
+    case CheckpointNews::kNewHolder:
+      // Nothing that anybody watches.
+      out->persist = true;
       return;
     case CheckpointNews::kForeign:
       AddEvent("CheckpointRejected",
@@ -93,6 +106,7 @@ void JobMachine::AddCheckpoint(absl::string_view node, const v1::Checkpoint& che
                now, out);
       break;
     case CheckpointNews::kNew:
+      NoteMove(now);
       AddEvent(
           "Checkpoint",
           absl::StrCat("step ", checkpoint.step(), " (", checkpoint.file(), ") on nodes/", node),

@@ -11,6 +11,7 @@ namespace muster::coordinator {
 namespace {
 
 constexpr int kKeptCheckpoints = 100;
+constexpr int kKeptHolders = 10;
 
 const internal::GenerationRecord* FindGeneration(const internal::JobRecord& record,
                                                  int64_t generation) {
@@ -40,18 +41,28 @@ std::map<int64_t, int64_t> StepLimits(const internal::JobRecord& record) {
   return limits;
 }
 
-bool OnLineage(const std::map<int64_t, int64_t>& limits, const v1::Checkpoint& checkpoint) {
-  auto it = limits.find(checkpoint.generation());
-  return it != limits.end() && checkpoint.step() <= it->second;
+bool NameHolder(const std::string& node, internal::CheckpointRecord* entry) {
+  if (std::count(entry->nodes().begin(), entry->nodes().end(), node) > 0) return false;
+  entry->add_nodes(node);
+  return true;
 }
+
+bool RemoveHolder(const std::string& node, internal::CheckpointRecord* entry) {
+  auto* nodes = entry->mutable_nodes();
+  const auto gone = std::remove(nodes->begin(), nodes->end(), node);
+  const bool was_there = gone != nodes->end();
+  nodes->erase(gone, nodes->end());
+  return was_there;
+}
+
+}  // namespace
 
 bool SamePoint(const v1::Checkpoint& a, const v1::Checkpoint& b) {
   return a.generation() == b.generation() && a.step() == b.step();
 }
 
-}  // namespace
-
-CheckpointNews RegisterCheckpoint(const v1::Checkpoint& checkpoint, internal::JobRecord* record) {
+CheckpointNews RegisterCheckpoint(const v1::Checkpoint& checkpoint, const std::string& node,
+                                  internal::JobRecord* record) {
   const internal::GenerationRecord* generation = FindGeneration(*record, checkpoint.generation());
   if (generation == nullptr || generation->parent_generation() != checkpoint.parent_generation() ||
       generation->parent_step() != checkpoint.parent_step()) {
@@ -59,41 +70,73 @@ CheckpointNews RegisterCheckpoint(const v1::Checkpoint& checkpoint, internal::Jo
   }
   for (internal::CheckpointRecord& entry : *record->mutable_checkpoints()) {
     if (!SamePoint(entry.checkpoint(), checkpoint)) continue;
-    if (entry.checkpoint().digest() == checkpoint.digest() || entry.rejected()) {
-      return CheckpointNews::kKnown;
+    if (entry.rejected()) return CheckpointNews::kKnown;
+    if (entry.checkpoint().digest() == checkpoint.digest()) {
+      return NameHolder(node, &entry) ? CheckpointNews::kNewHolder : CheckpointNews::kKnown;
     }
     entry.set_rejected(true);
+    entry.clear_nodes();
     return CheckpointNews::kDigestsDiffer;
   }
-  *record->add_checkpoints()->mutable_checkpoint() = checkpoint;
+  internal::CheckpointRecord* added = record->add_checkpoints();
+  *added->mutable_checkpoint() = checkpoint;
+  added->add_nodes(node);
   auto* all = record->mutable_checkpoints();
   std::sort(all->begin(), all->end(), [](const auto& a, const auto& b) {
     return std::make_tuple(a.checkpoint().generation(), a.checkpoint().step()) <
            std::make_tuple(b.checkpoint().generation(), b.checkpoint().step());
   });
   if (all->size() > kKeptCheckpoints) all->DeleteSubrange(0, all->size() - kKeptCheckpoints);
+  for (int i = 0; i < all->size() - kKeptHolders; ++i) all->Mutable(i)->clear_nodes();
   return CheckpointNews::kNew;
 }
 
-const v1::Checkpoint* NewestCheckpoint(const internal::JobRecord& record) {
-  const std::map<int64_t, int64_t> limits = StepLimits(record);
-  const v1::Checkpoint* newest = nullptr;
-  for (const internal::CheckpointRecord& entry : record.checkpoints()) {
-    if (entry.rejected() || !OnLineage(limits, entry.checkpoint())) continue;
-    if (newest == nullptr || entry.checkpoint().step() >= newest->step()) {
-      newest = &entry.checkpoint();
-    }
+bool HoldsOnly(const std::string& node, const v1::AllocationStatus& prepared,
+               internal::JobRecord* record) {
+  bool changed = false;
+  for (internal::CheckpointRecord& entry : *record->mutable_checkpoints()) {
+    const bool holds =
+        std::any_of(prepared.checkpoints().begin(), prepared.checkpoints().end(),
+                    [&](const auto& held) { return SamePoint(held, entry.checkpoint()); });
+    if (!holds) changed = RemoveHolder(node, &entry) || changed;
   }
-  return newest;
+  return changed;
+}
+
+bool HoldsNoMore(const std::string& node, const v1::Checkpoint& checkpoint,
+                 internal::JobRecord* record) {
+  bool changed = false;
+  for (internal::CheckpointRecord& entry : *record->mutable_checkpoints()) {
+    if (SamePoint(entry.checkpoint(), checkpoint)) changed = RemoveHolder(node, &entry);
+  }
+  return changed;
+}
+
+std::vector<const internal::CheckpointRecord*> OnLineage(const internal::JobRecord& record) {
+  const std::map<int64_t, int64_t> limits = StepLimits(record);
+  std::vector<const internal::CheckpointRecord*> entries;
+  for (const internal::CheckpointRecord& entry : record.checkpoints()) {
+    const auto limit = limits.find(entry.checkpoint().generation());
+    const bool on_lineage = limit != limits.end() && entry.checkpoint().step() <= limit->second;
+    if (on_lineage && !entry.rejected()) entries.push_back(&entry);
+  }
+  std::sort(entries.begin(), entries.end(), [](const auto* a, const auto* b) {
+    return std::make_tuple(a->checkpoint().step(), a->checkpoint().generation()) >
+           std::make_tuple(b->checkpoint().step(), b->checkpoint().generation());
+  });
+  return entries;
+}
+
+const v1::Checkpoint* NewestCheckpoint(const internal::JobRecord& record) {
+  const std::vector<const internal::CheckpointRecord*> entries = OnLineage(record);
+  return entries.empty() ? nullptr : &entries.front()->checkpoint();
 }
 
 std::optional<ResumePoint> ChooseResume(const internal::JobRecord& record) {
-  const std::map<int64_t, int64_t> limits = StepLimits(record);
   std::optional<ResumePoint> best;
-  for (const internal::CheckpointRecord& entry : record.checkpoints()) {
-    const v1::Checkpoint& candidate = entry.checkpoint();
-    if (entry.rejected() || !OnLineage(limits, candidate)) continue;
-    if (best.has_value() && best->checkpoint.step() > candidate.step()) continue;
+  for (const internal::CheckpointRecord* entry : OnLineage(record)) {
+    const v1::Checkpoint& candidate = entry->checkpoint();
+    if (best.has_value() && best->checkpoint.step() > candidate.step()) break;
     // One point may lie in files of different names (epoch_3.pth and step_120.pth); the message
     // carries one name, so take the one that most nodes have.
     std::map<std::string, std::vector<int>> holders_by_file;

@@ -6,6 +6,7 @@
 
 #include "muster/internal/coordinator_store.pb.h"
 #include "muster/v1/checkpoint.pb.h"
+#include "muster/v1/worker_service.pb.h"
 
 namespace muster::coordinator {
 
@@ -20,14 +21,30 @@ namespace muster::coordinator {
 enum class CheckpointNews {
   kNew,
   kKnown,
+  // Known, but not that this node holds it.
+  kNewHolder,
   // It names parents that no generation of this job has, and was not noted.
   kForeign,
   // Nodes disagree on the digest: the checkpoint is rejected for good.
   kDigestsDiffer,
 };
 
-// Notes a checkpoint that a node reports. The newest 100 are kept.
-CheckpointNews RegisterCheckpoint(const v1::Checkpoint& checkpoint, internal::JobRecord* record);
+// Notes a checkpoint that a node (without "nodes/") says it holds. The newest 100 are kept, of the
+// newest 10 also who holds them.
+CheckpointNews RegisterCheckpoint(const v1::Checkpoint& checkpoint, const std::string& node,
+                                  internal::JobRecord* record);
+
+// The node holds nothing but this, or not this any more. Whether it was thought to.
+bool HoldsOnly(const std::string& node, const v1::AllocationStatus& prepared,
+               internal::JobRecord* record);
+bool HoldsNoMore(const std::string& node, const v1::Checkpoint& checkpoint,
+                 internal::JobRecord* record);
+
+// The same generation and step.
+bool SamePoint(const v1::Checkpoint& a, const v1::Checkpoint& b);
+
+// Those that may be resumed from, highest step first, then highest generation.
+std::vector<const internal::CheckpointRecord*> OnLineage(const internal::JobRecord& record);
 
 // The one with the highest step on the lineage, or null.
 const v1::Checkpoint* NewestCheckpoint(const internal::JobRecord& record);

@@ -30,6 +30,7 @@ void NodePool::Set(int index, bool usable, int free) {
   free = std::max(0, free);
   if (node.usable == usable && node.free == free) return;
   if (node.usable) by_free_[node.free].erase({node.slots(), index});
+  if (node.usable != usable) usable_by_slots_[node.slots()] += usable ? 1 : -1;
   node.usable = usable;
   node.free = free;
   if (!usable) return;
@@ -80,14 +81,18 @@ int NodePool::CountReady(const Gang& gang, Limit limit) const {
 }
 
 int NodePool::CountLargeEnough(const Gang& gang) const {
+  if (gang.plain()) return CountUsable(gang.ranks_per_node);
   return static_cast<int>(std::count_if(nodes_.begin(), nodes_.end(), [&](const Node& node) {
     return node.usable && node.slots() >= gang.ranks_per_node && Allows(gang, node.inventory);
   }));
 }
 
-int NodePool::CountUsable() const {
-  return static_cast<int>(
-      std::count_if(nodes_.begin(), nodes_.end(), [](const Node& node) { return node.usable; }));
+int NodePool::CountUsable(int slots) const {
+  int count = 0;
+  for (auto it = usable_by_slots_.lower_bound(slots); it != usable_by_slots_.end(); ++it) {
+    count += it->second;
+  }
+  return count;
 }
 
 }  // namespace muster::coordinator

@@ -51,7 +51,8 @@ class NodePool {
   // Usable nodes with enough slots in all, and whether the gang would fit if no job ran.
   int CountLargeEnough(const Gang& gang) const;
   bool FitsWhenEmpty(const Gang& gang) const { return CountLargeEnough(gang) >= gang.min_nodes; }
-  int CountUsable() const;
+  // With at least so many slots in all.
+  int CountUsable(int slots = 0) const;
 
  private:
   // Slots, then index.
@@ -61,6 +62,8 @@ class NodePool {
   std::map<std::string, int> indexes_;
   // Usable nodes by free slots.
   std::vector<Bucket> by_free_;
+  // How many nodes with so many slots in all are usable.
+  std::map<int, int> usable_by_slots_;
 };
 
 }  // namespace muster::coordinator

@@ -13,13 +13,15 @@ namespace {
 
 constexpr char kFreeze[] = "Freeze";
 constexpr char kStarted[] = "Started";
-// Of a Freeze that does not say how long it takes.
-constexpr absl::Duration kUnknownFreeze = absl::Minutes(15);
+// Of an event that does not say how long it takes.
+constexpr absl::Duration kUnknownLength = absl::Minutes(15);
+// After it should be over: of a node that does not come back.
+constexpr absl::Duration kKeepOfGoneNode = absl::Hours(1);
 
 bool Freezes(const v1::MaintenanceEvent& event) { return event.type() == kFreeze; }
 
-absl::Duration FreezeLimit(const v1::MaintenanceEvent& event) {
-  return event.duration_seconds() > 0 ? absl::Seconds(event.duration_seconds()) : kUnknownFreeze;
+absl::Duration ExpectedLength(const v1::MaintenanceEvent& event) {
+  return event.duration_seconds() > 0 ? absl::Seconds(event.duration_seconds()) : kUnknownLength;
 }
 
 // "Reboot (id) in 5 min or later: description"
@@ -144,11 +146,26 @@ void ClusterState::TakeMaintenance(NodeEntry* node, const v1::Maintenance& maint
   }
 }
 
+void ClusterState::ForgetMaintenanceOfGoneNodes(Step* step) {
+  const absl::Time now = step->now.wall;
+  for (auto& [name, node] : nodes_) {
+    if (node.session != 0 || node.record.maintenance().empty()) continue;
+    absl::Time over = absl::InfinitePast();
+    for (const internal::MaintenanceRecord& announced : node.record.maintenance()) {
+      absl::Time start = std::max(node.last_heard_wall, FromTimestamp(node.record.join_time()));
+      if (announced.event().has_not_before()) start = FromTimestamp(announced.event().not_before());
+      if (announced.has_freeze_time()) start = FromTimestamp(announced.freeze_time());
+      over = std::max(over, start + ExpectedLength(announced.event()));
+    }
+    if (now >= over + kKeepOfGoneNode) TakeMaintenance(&node, {}, step);
+  }
+}
+
 void ClusterState::ResumeFreezes(NodeEntry* node, Instant now) {
   node->frozen_until = -absl::InfiniteDuration();
   for (const internal::MaintenanceRecord& announced : node->record.maintenance()) {
     if (!Freezes(announced.event())) continue;
-    const absl::Duration limit = FreezeLimit(announced.event());
+    const absl::Duration limit = ExpectedLength(announced.event());
     // However the wall clock has been set meanwhile.
     const absl::Duration passed =
         std::clamp(now.wall - FromTimestamp(announced.freeze_time()), absl::ZeroDuration(), limit);
@@ -168,7 +185,8 @@ void ClusterState::ApproveMaintenance(NodeEntry* node, Step* step) {
   if (node->session == 0 || !node->knows_maintenance) return;
   for (const internal::MaintenanceRecord& announced : node->record.maintenance()) {
     const v1::MaintenanceEvent& event = announced.event();
-    if (event.status() == kStarted || (!Freezes(event) && !node->Empty())) continue;
+    const bool needed = !node->Empty() || ServesFetch(node->record.name());
+    if (event.status() == kStarted || (!Freezes(event) && needed)) continue;
     if (!node->approved.insert(event.id()).second) continue;
     SessionMessage message;
     message.session = node->session;

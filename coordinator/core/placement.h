@@ -23,6 +23,8 @@ struct Gang {
   std::set<std::string> gpu_types;
 
   bool elastic() const { return min_nodes < max_nodes; }
+  // Takes any node with enough slots.
+  bool plain() const { return labels.empty() && gpu_types.empty(); }
 };
 
 Gang GangOf(const config::v1::TrainJob& config);

@@ -20,11 +20,12 @@ void ClusterState::ForgetFinishedJobs(Step* step) {
     const auto [end, sequence] = *finished_.begin();
     const bool old = end + options_.keep_finished_for <= step->now.wall;
     if (!old && finished_.size() <= options_.keep_finished) return;
-    const std::string name = jobs_by_sequence_.at(sequence);
+    const std::string name = index_.Get(sequence)->job().name();
     finished_.erase(finished_.begin());
-    jobs_by_sequence_.erase(sequence);
+    index_.Erase(sequence);
     jobs_.erase(name);
     events_.Forget(name);
+    changed_jobs_.erase(name);
     step->effects.writes.expired_jobs.insert(name);
   }
 }

@@ -22,7 +22,8 @@ const Table& Rpcs() {
       {"muster.v1.AccessService/RevokeToken", {Token::ROLE_ADMIN, Cost::kWrite}},
       {"muster.v1.JobService/CancelJob", {Token::ROLE_SUBMIT, Cost::kWrite}},
       {"muster.v1.JobService/CreateJob", {Token::ROLE_SUBMIT, Cost::kWrite}},
-      {"muster.v1.JobService/GetJob", {Token::ROLE_VIEW, Cost::kRead}},
+      // A node asks which of the jobs on its disk have ended.
+      {"muster.v1.JobService/GetJob", {Token::ROLE_VIEW, Cost::kRead, /*also_nodes=*/true}},
       {"muster.v1.JobService/ListEvents", {Token::ROLE_VIEW, Cost::kRead}},
       {"muster.v1.JobService/ListJobs", {Token::ROLE_VIEW, Cost::kRead}},
       {"muster.v1.JobService/StreamLogs", {Token::ROLE_VIEW, Cost::kRead}},
@@ -79,6 +80,7 @@ std::vector<std::string> ListedRoutes() { return Keys(Routes()); }
 
 bool Allows(const Permission& permission, Token::Role role) {
   if (permission.role == Token::ROLE_UNSPECIFIED) return true;
+  if (role == Token::ROLE_NODE && permission.also_nodes) return true;
   if (!IsUser(permission.role)) return role == permission.role;
   // Users' roles are numbered in order.
   return IsUser(role) && role >= permission.role;

@@ -18,6 +18,8 @@ struct Permission {
   v1::Token::Role role = v1::Token::ROLE_ADMIN;
   // Which of a caller's rate limits it draws on; kSession: none.
   Cost cost = Cost::kRead;
+  // Nodes may as well.
+  bool also_nodes = false;
 };
 
 // The permission table. Nothing for what is not in it: such a call is refused to everybody.

@@ -5,15 +5,19 @@
 #include "absl/strings/str_cat.h"
 
 #include "common/base/endpoint.h"
+#include "common/base/log.h"
 #include "common/base/random_id.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/credentials.h"
 #include "common/security/digest.h"
+#include "coordinator/service/file_limit.h"
 
 namespace muster::coordinator {
 namespace {
 
 constexpr absl::Duration kShutdownGrace = absl::Seconds(2);
+// Between two looks for tokens that may be forgotten.
+constexpr absl::Duration kForgetTokens = absl::Hours(1);
 
 // Where a Prometheus beside the coordinator reaches it when it listens on every interface.
 base::Endpoint Reachable(base::Endpoint endpoint) {
@@ -56,7 +60,7 @@ App::App(const Options& options, std::unique_ptr<StateStore> store, Snapshot sto
       state_thread_(StateThread::Deps{&state_, store_.get(), &clock, &sessions_, &watchers_,
                                       &metrics_, options.store_lost}),
       job_service_(&access_, JobServiceImpl::Deps{&state_thread_, &watchers_, &logs_, &access_,
-                                                  [] { return base::RandomUuid(); },
+                                                  &streams_, [] { return base::RandomUuid(); },
                                                   [] { return base::RandomHex(3); }}),
       node_service_(&access_, &state_thread_, &access_),
       worker_service_(&access_, WorkerServiceImpl::Deps{&state_thread_, &sessions_, &logs_,
@@ -75,7 +79,15 @@ absl::StatusOr<std::unique_ptr<App>> App::Start(const Options& options,
   MUSTER_ASSIGN_OR_RETURN(const base::Endpoint http,
                           ParseAllowed("--http", options.http_address, options));
   MUSTER_ASSIGN_OR_RETURN(Snapshot stored, store->Load());
-  std::unique_ptr<App> app(new App(options, std::move(store), std::move(stored), clock, timers));
+  MUSTER_ASSIGN_OR_RETURN(const int sessions, RaiseFileLimit(options.max_sessions));
+  if (sessions < options.max_sessions) {
+    base::Log(base::LogSeverity::kInfo, "coordinator",
+              "the limit of open files allows fewer workers; raise it (LimitNOFILE=, ulimit -n)",
+              {{"workers", sessions}});
+  }
+  Options limited = options;
+  limited.max_sessions = sessions;
+  std::unique_ptr<App> app(new App(limited, std::move(store), std::move(stored), clock, timers));
   rpc::ServerOptions server;
   server.address = listen.ToString();
   server.allow_plaintext_network = options.insecure_network;
@@ -119,8 +131,21 @@ void App::ScheduleTick() {
     absl::MutexLock lock(&ticker->mutex);
     if (ticker->stopped) return;
     state_thread_.Post(TickCommand{});
+    streams_.EndRevoked();
+    if (clock_.Monotonic() - ticker->tokens_forgotten >= kForgetTokens) {
+      ticker->tokens_forgotten = clock_.Monotonic();
+      ForgetTokens();
+    }
     ScheduleTick();
   });
+}
+
+void App::ForgetTokens() {
+  Writes writes;
+  writes.expired_tokens = access_.tokens().Forget();
+  if (!writes.expired_tokens.empty()) {
+    state_thread_.Store(std::move(writes), [](const absl::Status&) {});
+  }
 }
 
 }  // namespace muster::coordinator

@@ -44,7 +44,8 @@ class App {
     security::TlsFiles tls;
     // access.required holds with TLS in any case.
     AccessControl::Options access;
-    int max_sessions = 20'000;
+    // Fewer where the limit of open files does not allow as many.
+    int max_sessions = 16'000;
     // Plaintext and no authentication beyond loopback, where the network itself is trusted.
     bool insecure_network = false;
     ClusterState::Options state;
@@ -54,7 +55,8 @@ class App {
   };
 
   // Takes up what the store holds and serves. Unavailable when an address cannot be bound;
-  // InvalidArgument for options, TLS files among them, that cannot be used.
+  // InvalidArgument for options, TLS files among them, that cannot be used; FailedPrecondition when
+  // the limit of open files leaves no room for workers.
   static absl::StatusOr<std::unique_ptr<App>> Start(const Options& options,
                                                     std::unique_ptr<StateStore> store,
                                                     const base::Clock& clock,
@@ -72,6 +74,7 @@ class App {
   App(const Options& options, std::unique_ptr<StateStore> store, Snapshot stored,
       const base::Clock& clock, base::TimerQueue& timers);
   void ScheduleTick() ABSL_EXCLUSIVE_LOCKS_REQUIRED(ticker_->mutex);
+  void ForgetTokens();
 
   // In order of dependency: later members use earlier ones.
   const base::Clock& clock_;
@@ -79,6 +82,7 @@ class App {
   const absl::Duration tick_interval_;
   std::unique_ptr<StateStore> store_;
   AccessControl access_;
+  OpenStreams streams_{access_};
   ClusterState state_;
   metrics::Registry registry_{"muster-coordinator"};
   CoordinatorMetrics metrics_{&registry_};
@@ -99,6 +103,8 @@ class App {
     absl::Mutex mutex;
     bool stopped ABSL_GUARDED_BY(mutex) = false;
     base::TimerId timer ABSL_GUARDED_BY(mutex) = 0;
+    // Of Clock::Monotonic().
+    absl::Duration tokens_forgotten ABSL_GUARDED_BY(mutex) = -absl::InfiniteDuration();
   };
   const std::shared_ptr<Ticker> ticker_ = std::make_shared<Ticker>();
 };

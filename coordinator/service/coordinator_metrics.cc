@@ -1,6 +1,9 @@
 #include "coordinator/service/coordinator_metrics.h"
 
+#include <utility>
+
 #include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 
 namespace muster::coordinator {
@@ -33,6 +36,12 @@ CoordinatorMetrics::CoordinatorMetrics(metrics::Registry* registry)
                                         "Time since the node was last heard.")),
       transitions_(registry->AddCounter("muster_coordinator_job_state_transitions_total",
                                         "Changes of jobs' states.")),
+      straggler_score_(registry->AddGauge(
+          "muster_job_rank_straggler_score",
+          "Time of the rank's own work in a step over that of the median rank.")),
+      hangs_(registry->AddCounter("muster_job_hangs_total",
+                                  "Generations that were ended because no rank advanced, by what "
+                                  "was found to be the cause.")),
       node_losses_(
           registry
               ->AddCounter("muster_coordinator_node_losses_total",
@@ -52,6 +61,10 @@ CoordinatorMetrics::CoordinatorMetrics(metrics::Registry* registry)
       ->AddGauge("muster_coordinator_leader", "1 on the coordinator that leads, 0 on a standby.")
       .Add({})
       .Set(1);
+  for (const HangCause cause : {HangCause::kUnknown, HangCause::kProcess, HangCause::kLink,
+                                HangCause::kData, HangCause::kBehind}) {
+    hangs_.Add({{"cause", CauseName(cause)}});
+  }
   using State = v1::Job::State;
   for (auto [from, to] : std::initializer_list<std::pair<State, State>>{
            {v1::Job::STATE_UNSPECIFIED, v1::Job::STATE_QUEUED},
@@ -77,6 +90,7 @@ void CoordinatorMetrics::Applied(const Effects& effects) {
   }
   for (absl::Duration wait : effects.queue_waits) queue_wait_.Observe(absl::ToDoubleSeconds(wait));
   node_losses_.Increment(effects.node_losses);
+  for (const std::string& cause : effects.hangs) hangs_.Add({{"cause", cause}}).Increment();
 }
 
 void CoordinatorMetrics::Refresh(const ClusterState& state, Instant now) {
@@ -86,6 +100,7 @@ void CoordinatorMetrics::Refresh(const ClusterState& state, Instant now) {
   for (const auto& [node_state, count] : state.CountNodes()) {
     nodes_.Add({{"state", StateLabel(v1::Node::State_Name(node_state))}}).Set(count);
   }
+  ShowStragglers(state);
   const std::map<std::string, absl::Duration> ages = state.HeartbeatAges(now);
   for (auto it = heartbeat_age_by_node_.begin(); it != heartbeat_age_by_node_.end();) {
     if (ages.count(it->first) > 0) {
@@ -100,6 +115,21 @@ void CoordinatorMetrics::Refresh(const ClusterState& state, Instant now) {
     if (gauge == nullptr) gauge = &heartbeat_age_.Add({{"node", node}});
     gauge->Set(absl::ToDoubleSeconds(age));
   }
+}
+
+void CoordinatorMetrics::ShowStragglers(const ClusterState& state) {
+  std::map<metrics::Labels, metrics::Gauge*> shown;
+  for (const ClusterState::RankScore& rank : state.RankScores()) {
+    const metrics::Labels labels = {{"muster_job", rank.job},
+                                    {"rank", absl::StrCat(rank.rank)},
+                                    {"node", std::string(absl::StripPrefix(rank.node, "nodes/"))}};
+    metrics::Gauge& gauge = straggler_score_.Add(labels);
+    gauge.Set(rank.score);
+    shown[labels] = &gauge;
+    straggler_scores_.erase(labels);
+  }
+  for (const auto& [labels, gauge] : straggler_scores_) straggler_score_.Remove(gauge);
+  straggler_scores_ = std::move(shown);
 }
 
 }  // namespace muster::coordinator

@@ -23,14 +23,20 @@ class CoordinatorMetrics : public EffectsObserver {
   void Refresh(const ClusterState& state, Instant now);
 
  private:
+  void ShowStragglers(const ClusterState& state);
+
   prometheus::Family<metrics::Gauge>& jobs_;
   prometheus::Family<metrics::Gauge>& nodes_;
   prometheus::Family<metrics::Gauge>& heartbeat_age_;
   prometheus::Family<metrics::Counter>& transitions_;
+  prometheus::Family<metrics::Gauge>& straggler_score_;
+  prometheus::Family<metrics::Counter>& hangs_;
   metrics::Counter& node_losses_;
   metrics::Histogram& queue_wait_;
   metrics::Histogram& commit_duration_;
   std::map<std::string, metrics::Gauge*> heartbeat_age_by_node_;
+  // By job, rank and node.
+  std::map<metrics::Labels, metrics::Gauge*> straggler_scores_;
 };
 
 }  // namespace muster::coordinator

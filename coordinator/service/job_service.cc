@@ -216,17 +216,19 @@ grpc::ServerUnaryReactor* JobServiceImpl::CancelJob(grpc::CallbackServerContext*
 }
 
 grpc::ServerWriteReactor<v1::WatchJobResponse>* JobServiceImpl::WatchJob(
-    grpc::CallbackServerContext*, const v1::WatchJobRequest* request) {
+    grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) {
   auto reactor = std::make_shared<WatchReactor>(deps_.state, deps_.watchers, *request);
+  deps_.streams->Add(deps_.access->CallerOf(*context), reactor);
   reactor->Begin();
   // It keeps itself until OnDone.
   return reactor.get();
 }
 
 grpc::ServerWriteReactor<v1::StreamLogsResponse>* JobServiceImpl::StreamLogs(
-    grpc::CallbackServerContext*, const v1::StreamLogsRequest* request) {
+    grpc::CallbackServerContext* context, const v1::StreamLogsRequest* request) {
   auto reactor = std::make_shared<LogsReactor>(
       LogsReactor::Deps{deps_.state, deps_.watchers, deps_.logs}, *request);
+  deps_.streams->Add(deps_.access->CallerOf(*context), reactor);
   reactor->Begin();
   return reactor.get();
 }

@@ -6,6 +6,7 @@
 #include "coordinator/service/access_control.h"
 #include "coordinator/service/job_watchers.h"
 #include "coordinator/service/log_relay.h"
+#include "coordinator/service/open_streams.h"
 #include "coordinator/service/state_thread.h"
 #include "muster/v1/job_service.grpc.pb.h"
 
@@ -22,6 +23,7 @@ class JobServiceImpl : public v1::JobService::CallbackService {
     JobWatchers* watchers;
     LogRelay* logs;
     const AccessControl* access;
+    OpenStreams* streams;
     // Random ids: a UUID, and six characters of [a-z0-9].
     std::function<std::string()> make_uid;
     std::function<std::string()> make_suffix;

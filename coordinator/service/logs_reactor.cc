@@ -138,6 +138,15 @@ void LogsReactor::End(const grpc::Status& status) {
   Proceed();
 }
 
+void LogsReactor::Abort(const grpc::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  // The front one may be in the hands of gRPC.
+  while (chunks_.size() > (busy_ ? 1u : 0u)) chunks_.pop_back();
+  ending_ = true;
+  status_ = status;
+  Proceed();
+}
+
 void LogsReactor::Proceed() {
   if (busy_ || finished_) return;
   if (!chunks_.empty()) {

@@ -8,6 +8,7 @@
 
 #include "coordinator/service/job_watchers.h"
 #include "coordinator/service/log_relay.h"
+#include "coordinator/service/open_streams.h"
 #include "coordinator/service/state_thread.h"
 #include "muster/v1/job_service.grpc.pb.h"
 
@@ -19,6 +20,7 @@ namespace muster::coordinator {
 class LogsReactor : public grpc::ServerWriteReactor<v1::StreamLogsResponse>,
                     public JobWatcher,
                     public LogSink,
+                    public OpenStream,
                     public std::enable_shared_from_this<LogsReactor> {
  public:
   struct Deps {
@@ -34,6 +36,7 @@ class LogsReactor : public grpc::ServerWriteReactor<v1::StreamLogsResponse>,
   void JobChanged(const v1::Job& job, const std::vector<v1::JobEvent>& new_events) override;
   void WatchEnded() override;
   void TakeChunk(const v1::LogChunk& chunk) override;
+  void Abort(const grpc::Status& status) override;
 
   void OnWriteDone(bool ok) override;
   void OnCancel() override;

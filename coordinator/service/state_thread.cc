@@ -10,6 +10,9 @@ namespace muster::coordinator {
 namespace {
 
 constexpr absl::Duration kCommitRetry = absl::Milliseconds(200);
+// Heartbeats and ticks wait for others for so long, so that thousands of workers do not wake the
+// thread up for each of theirs. A lease counts from when its heartbeat came.
+constexpr absl::Duration kHeartbeatPatience = absl::Milliseconds(5);
 
 }  // namespace
 
@@ -22,6 +25,8 @@ void StateThread::Push(Item item) {
     absl::MutexLock lock(&mutex_);
     if (!stopping_) {
       item.now = Now();
+      urgent_ = urgent_ || !(std::holds_alternative<HeartbeatCommand>(item.command) ||
+                             std::holds_alternative<TickCommand>(item.command));
       queue_.push_back(std::move(item));
       return;
     }
@@ -72,6 +77,7 @@ void StateThread::Stop() {
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
+    urgent_ = true;
   }
   if (thread_.joinable()) thread_.join();
 }
@@ -88,6 +94,8 @@ void StateThread::Run() {
             return self->stopping_ || !self->queue_.empty();
           },
           this));
+      if (!stopping_) mutex_.AwaitWithTimeout(absl::Condition(&urgent_), kHeartbeatPatience);
+      urgent_ = stopping_;
       items.swap(queue_);
       if (items.empty()) return;
     }
@@ -98,19 +106,22 @@ void StateThread::Run() {
 void StateThread::Work(std::vector<Item> items) {
   std::vector<std::pair<Effects, const Item*>> applied;
   Writes writes;
-  for (const Item& item : items) {
-    if (item.stored) writes.Merge(item.records);
+  for (Item& item : items) {
+    if (item.stored) writes.Merge(std::move(item.records));
     if (item.question || item.stored) continue;
-    applied.emplace_back(deps_.state->Apply(item.command, item.now), &item);
-    writes.Merge(applied.back().first.writes);
+    applied.emplace_back(deps_.state->ApplyInBatch(item.command, item.now), &item);
+    writes.Merge(std::move(applied.back().first.writes));
   }
-  if (!CommitWithRetries(writes)) {
+  deps_.state->LendChangedJobs(&writes);
+  const bool committed = CommitWithRetries(writes);
+  deps_.state->TakeBackJobs(&writes);
+  if (!committed) {
     for (const Item& item : items) Drop(item);
     return;
   }
   std::set<std::string> changed_jobs;
-  for (const auto& [effects, item] : applied) {
-    Release(effects, item->done);
+  for (auto& [effects, item] : applied) {
+    Release(&effects, item->done);
     changed_jobs.insert(effects.changed_jobs.begin(), effects.changed_jobs.end());
   }
   PublishJobs(changed_jobs, writes.events);
@@ -157,19 +168,19 @@ void StateThread::Lose(const absl::Status& status) {
   if (deps_.lost) deps_.lost();
 }
 
-void StateThread::Release(const Effects& effects, const Done& done) {
-  for (const LogLine& line : effects.log) {
+void StateThread::Release(Effects* effects, const Done& done) {
+  for (const LogLine& line : effects->log) {
     if (!line.job.empty()) {
       base::Log(line.severity, "coordinator", line.message, {{"job", line.job}});
     } else {
       base::Log(line.severity, "coordinator", line.message, {{"node", line.node}});
     }
   }
-  deps_.observer->Applied(effects);
-  for (const SessionMessage& message : effects.messages) {
-    deps_.sessions->Send(message.session, message.message, message.close);
+  deps_.observer->Applied(*effects);
+  for (SessionMessage& message : effects->messages) {
+    deps_.sessions->Send(message.session, std::move(message.message), message.close);
   }
-  if (done) done(effects);
+  if (done) done(*effects);
 }
 
 void StateThread::PublishJobs(const std::set<std::string>& jobs,

@@ -83,13 +83,15 @@ class StateThread {
   // coordinator may act.
   bool CommitWithRetries(const Writes& writes);
   void Lose(const absl::Status& status);
-  void Release(const Effects& effects, const Done& done);
+  void Release(Effects* effects, const Done& done);
   void PublishJobs(const std::set<std::string>& jobs, const std::vector<v1::JobEvent>& events);
   Instant Now() const;
 
   const Deps deps_;
   absl::Mutex mutex_;
   std::vector<Item> queue_ ABSL_GUARDED_BY(mutex_);
+  // Something in the queue is to be done at once.
+  bool urgent_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool told_lost_ = false;
   std::thread thread_;

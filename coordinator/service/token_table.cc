@@ -1,6 +1,7 @@
 #include "coordinator/service/token_table.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -240,6 +241,24 @@ absl::StatusOr<TokenTable::Joining> TokenTable::PrepareJoin(const Caller& joiner
 void TokenTable::Put(const std::vector<TokenRecord>& records) {
   absl::MutexLock lock(&mutex_);
   for (const TokenRecord& record : records) records_[record.id()] = record;
+}
+
+std::set<std::string> TokenTable::Forget() {
+  const absl::Time long_ago = clock_.Now() - kTokenRetention;
+  const auto since = [&](bool happened, const google::protobuf::Timestamp& time) {
+    return happened && FromTimestamp(time) <= long_ago;
+  };
+  std::set<std::string> forgotten;
+  absl::MutexLock lock(&mutex_);
+  for (auto it = records_.begin(); it != records_.end();) {
+    const TokenRecord& record = it->second;
+    const bool old = since(record.has_revoke_time(), record.revoke_time()) ||
+                     since(record.has_expire_time(), record.expire_time()) ||
+                     since(record.has_use_time(), record.use_time());
+    if (old) forgotten.insert(it->first);
+    it = old ? records_.erase(it) : std::next(it);
+  }
+  return forgotten;
 }
 
 void TokenTable::FinishJoin(const Caller& joiner, const std::string& node) {

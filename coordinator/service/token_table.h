@@ -29,6 +29,9 @@ struct Caller {
   std::string token;
 };
 
+// A token that is of no use any more is still listed for so long.
+inline constexpr absl::Duration kTokenRetention = absl::Hours(30 * 24);
+
 // The tokens by id, which is the beginning of their digest. Thread-safe. Changes are made in two
 // steps, so that nothing is in force before it is stored: Prepare... gives the records to store,
 // Put puts them in force.
@@ -61,6 +64,10 @@ class TokenTable {
   // cannot use one of them at a time. BAD_REQUEST; JOIN_TOKEN_USED; WRONG_NODE for a join token of
   // another node; NODE_HAS_CREDENTIAL when the name belongs to another worker.
   absl::StatusOr<Joining> PrepareJoin(const Caller& joiner, const v1::JoinNodeRequest& request);
+
+  // Drops tokens that have been revoked, expired or (join tokens) used for kTokenRetention. Their
+  // ids, to be removed from the store; a token that stays there is dropped again after a restart.
+  std::set<std::string> Forget();
 
   void Put(const std::vector<internal::TokenRecord>& records);
   // What PrepareJoin has given is in force (see Put), or could not be stored.

@@ -57,6 +57,14 @@ void WatchReactor::End(const grpc::Status& status) {
   Proceed();
 }
 
+void WatchReactor::Abort(const grpc::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  has_next_ = false;
+  ending_ = true;
+  status_ = status;
+  Proceed();
+}
+
 void WatchReactor::Proceed() {
   if (busy_ || finished_) return;
   if (has_next_) {

@@ -8,6 +8,7 @@
 #include "absl/synchronization/mutex.h"
 
 #include "coordinator/service/job_watchers.h"
+#include "coordinator/service/open_streams.h"
 #include "coordinator/service/state_thread.h"
 #include "muster/v1/job_service.grpc.pb.h"
 
@@ -17,6 +18,7 @@ namespace muster::coordinator {
 // before, with all events in between, until it has ended. Owns itself until OnDone.
 class WatchReactor : public grpc::ServerWriteReactor<v1::WatchJobResponse>,
                      public JobWatcher,
+                     public OpenStream,
                      public std::enable_shared_from_this<WatchReactor> {
  public:
   WatchReactor(StateThread* state, JobWatchers* watchers, v1::WatchJobRequest request)
@@ -26,6 +28,7 @@ class WatchReactor : public grpc::ServerWriteReactor<v1::WatchJobResponse>,
 
   void JobChanged(const v1::Job& job, const std::vector<v1::JobEvent>& new_events) override;
   void WatchEnded() override;
+  void Abort(const grpc::Status& status) override;
 
   void OnWriteDone(bool ok) override;
   void OnCancel() override;

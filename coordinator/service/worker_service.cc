@@ -145,6 +145,9 @@ class SessionReactor : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::Coo
       case v1::WorkerMessage::kMaintenance:
         deps_.state->Post(MaintenanceCommand{id_, incoming_.maintenance()});
         break;
+      case v1::WorkerMessage::kDiagnosis:
+        deps_.state->Post(DiagnosisCommand{id_, incoming_.diagnosis()});
+        break;
       case v1::WorkerMessage::kLogChunk:
         deps_.logs->Deliver(id_, incoming_.log_chunk());
         break;

@@ -20,7 +20,7 @@ class WorkerServiceImpl : public v1::WorkerService::CallbackService {
     LogRelay* logs;
     const AccessControl* access;
     // Streams at a time; further ones end with RESOURCE_EXHAUSTED.
-    int max_sessions = 20'000;
+    int max_sessions = 0;
   };
   explicit WorkerServiceImpl(const Deps& deps) : deps_(deps) {}
 

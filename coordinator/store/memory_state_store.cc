@@ -13,10 +13,12 @@ absl::Status MemoryStateStore::Commit(const Writes& writes) {
     }
   }
   for (const std::string& id : writes.expired_requests) all_.requests.erase(id);
+  for (const std::string& id : writes.expired_tokens) all_.tokens.erase(id);
   Writes records = writes;
   records.events.clear();
   records.expired_jobs.clear();
   records.expired_requests.clear();
+  records.expired_tokens.clear();
   all_.Merge(std::move(records));
   for (const v1::JobEvent& event : writes.events) events_[event.sequence()] = event;
   return absl::OkStatus();

@@ -59,6 +59,12 @@ absl::Status PostgresStateStore::Remove(const Writes& writes) {
                                      {PostgresTextArray(ToVector(writes.expired_requests))})
                                .status());
   }
+  if (!writes.expired_tokens.empty()) {
+    MUSTER_RETURN_IF_ERROR(connection_
+                               ->Run("DELETE FROM muster.tokens WHERE id = ANY($1)",
+                                     {PostgresTextArray(ToVector(writes.expired_tokens))})
+                               .status());
+  }
   if (writes.expired_jobs.empty()) return absl::OkStatus();
   const PostgresValue jobs = PostgresTextArray(ToVector(writes.expired_jobs));
   MUSTER_RETURN_IF_ERROR(

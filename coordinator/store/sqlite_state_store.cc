@@ -34,13 +34,28 @@ constexpr const char* kMigrations[] = {
       CREATE TABLE tokens (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
       UPDATE schema_version SET version = 2;
     )sql",
+    // Records of thousands of bytes: without a rowid each would lie in pages of its own.
+    R"sql(
+      CREATE TABLE new_jobs (name TEXT NOT NULL UNIQUE, record BLOB NOT NULL);
+      INSERT INTO new_jobs SELECT name, record FROM jobs;
+      DROP TABLE jobs;
+      ALTER TABLE new_jobs RENAME TO jobs;
+      CREATE TABLE new_requests (id TEXT NOT NULL UNIQUE, record BLOB NOT NULL);
+      INSERT INTO new_requests SELECT id, record FROM requests;
+      DROP TABLE requests;
+      ALTER TABLE new_requests RENAME TO requests;
+      UPDATE schema_version SET version = 3;
+    )sql",
 };
 constexpr int64_t kSchemaVersion = std::size(kMigrations);
 
-class Statement {
+}  // namespace
+
+class SqliteStateStore::Statement {
  public:
   Statement(sqlite3* database, const char* sql) {
-    result_ = sqlite3_prepare_v2(database, sql, -1, &statement_, nullptr);
+    result_ =
+        sqlite3_prepare_v3(database, sql, -1, SQLITE_PREPARE_PERSISTENT, &statement_, nullptr);
   }
   ~Statement() { sqlite3_finalize(statement_); }
   Statement(const Statement&) = delete;
@@ -64,8 +79,16 @@ class Statement {
     if (result != SQLITE_DONE) result_ = result;
     return false;
   }
-  void Reset() { Note(sqlite3_reset(statement_)); }
+  // Runs one that gives no rows, so that it can be run again. After a failure call TakeOk before
+  // anything else: the database tells only its newest error.
+  bool Execute() {
+    Step();
+    Note(sqlite3_reset(statement_));
+    return ok();
+  }
   bool ok() const { return result_ == SQLITE_OK; }
+  // False when something has failed since the last call.
+  bool TakeOk() { return std::exchange(result_, SQLITE_OK) == SQLITE_OK; }
   int64_t Int(int column) const { return sqlite3_column_int64(statement_, column); }
   std::string Blob(int column) const {
     const void* data = sqlite3_column_blob(statement_, column);
@@ -81,18 +104,8 @@ class Statement {
   int result_ = SQLITE_OK;
 };
 
-template <typename Records>
-bool PutAll(Statement* statement, const Records& records) {
-  for (const auto& [key, record] : records) {
-    statement->BindText(1, key);
-    statement->BindBlob(2, record.SerializeAsString());
-    statement->Step();
-    statement->Reset();
-  }
-  return statement->ok();
-}
-
-}  // namespace
+SqliteStateStore::SqliteStateStore(const std::filesystem::path& path, sqlite3* database)
+    : path_(path), database_(database) {}
 
 absl::StatusOr<std::unique_ptr<SqliteStateStore>> SqliteStateStore::Open(
     const std::filesystem::path& path) {
@@ -106,7 +119,16 @@ absl::StatusOr<std::unique_ptr<SqliteStateStore>> SqliteStateStore::Open(
   return store;
 }
 
-SqliteStateStore::~SqliteStateStore() { sqlite3_close(database_); }
+SqliteStateStore::~SqliteStateStore() {
+  statements_.clear();
+  sqlite3_close(database_);
+}
+
+SqliteStateStore::Statement& SqliteStateStore::Prepared(const char* sql) {
+  std::unique_ptr<Statement>& statement = statements_[sql];
+  if (statement == nullptr) statement = std::make_unique<Statement>(database_, sql);
+  return *statement;
+}
 
 absl::Status SqliteStateStore::Error(const char* what) const {
   const int code = sqlite3_errcode(database_) & 0xff;
@@ -135,6 +157,8 @@ absl::Status SqliteStateStore::Initialize() {
   MUSTER_RETURN_IF_ERROR(Execute("PRAGMA locking_mode = EXCLUSIVE"));
   MUSTER_RETURN_IF_ERROR(Execute("PRAGMA journal_mode = WAL"));
   MUSTER_RETURN_IF_ERROR(Execute("PRAGMA synchronous = FULL"));
+  // Pages (16 MiB): a job that changes again soon is then copied from the log to the file once.
+  MUSTER_RETURN_IF_ERROR(Execute("PRAGMA wal_autocheckpoint = 4000"));
   // Takes the file's lock, which is kept from here on.
   MUSTER_RETURN_IF_ERROR(Execute("BEGIN EXCLUSIVE"));
   MUSTER_ASSIGN_OR_RETURN(const int64_t version, SchemaVersion());
@@ -176,59 +200,69 @@ absl::Status SqliteStateStore::CommitOpen(const Writes& writes) {
   MUSTER_RETURN_IF_ERROR(RemoveAll("DELETE FROM jobs WHERE name = ?", writes.expired_jobs));
   MUSTER_RETURN_IF_ERROR(RemoveAll("DELETE FROM events WHERE subject = ?", writes.expired_jobs));
   MUSTER_RETURN_IF_ERROR(RemoveAll("DELETE FROM requests WHERE id = ?", writes.expired_requests));
-  if (!writes.jobs.empty()) {
-    Statement put(database_, "INSERT OR REPLACE INTO jobs VALUES (?, ?)");
-    if (!PutAll(&put, writes.jobs)) return Error("jobs cannot be written");
-  }
-  if (!writes.nodes.empty()) {
-    Statement put(database_, "INSERT OR REPLACE INTO nodes VALUES (?, ?)");
-    if (!PutAll(&put, writes.nodes)) return Error("nodes cannot be written");
-  }
-  if (!writes.requests.empty()) {
-    Statement put(database_, "INSERT OR REPLACE INTO requests VALUES (?, ?)");
-    if (!PutAll(&put, writes.requests)) return Error("requests cannot be written");
-  }
-  if (!writes.tokens.empty()) {
-    Statement put(database_, "INSERT OR REPLACE INTO tokens VALUES (?, ?)");
-    if (!PutAll(&put, writes.tokens)) return Error("tokens cannot be written");
-  }
+  MUSTER_RETURN_IF_ERROR(RemoveAll("DELETE FROM tokens WHERE id = ?", writes.expired_tokens));
+  MUSTER_RETURN_IF_ERROR(
+      PutAll("INSERT INTO jobs VALUES (?, ?) ON CONFLICT DO UPDATE SET record = excluded.record",
+             writes.jobs));
+  MUSTER_RETURN_IF_ERROR(
+      PutAll("INSERT INTO nodes VALUES (?, ?) ON CONFLICT DO UPDATE SET record = excluded.record",
+             writes.nodes));
+  MUSTER_RETURN_IF_ERROR(PutAll(
+      "INSERT INTO requests VALUES (?, ?) ON CONFLICT DO UPDATE SET record = excluded.record",
+      writes.requests));
+  MUSTER_RETURN_IF_ERROR(
+      PutAll("INSERT INTO tokens VALUES (?, ?) ON CONFLICT DO UPDATE SET record = excluded.record",
+             writes.tokens));
   return PutEvents(writes.events);
+}
+
+template <typename Records>
+absl::Status SqliteStateStore::PutAll(const char* sql, const Records& records) {
+  if (records.empty()) return absl::OkStatus();
+  Statement& put = Prepared(sql);
+  std::string bytes;
+  for (const auto& [key, record] : records) {
+    record.SerializeToString(&bytes);
+    put.BindText(1, key);
+    put.BindBlob(2, bytes);
+    if (!put.Execute()) break;
+  }
+  return put.TakeOk() ? absl::OkStatus() : Error(sql);
 }
 
 absl::Status SqliteStateStore::RemoveAll(const char* sql, const std::set<std::string>& keys) {
   if (keys.empty()) return absl::OkStatus();
-  Statement remove(database_, sql);
+  Statement& remove = Prepared(sql);
   for (const std::string& key : keys) {
     remove.BindText(1, key);
-    remove.Step();
-    remove.Reset();
+    if (!remove.Execute()) break;
   }
-  return remove.ok() ? absl::OkStatus() : Error(sql);
+  return remove.TakeOk() ? absl::OkStatus() : Error(sql);
 }
 
 absl::Status SqliteStateStore::PutEvents(const std::vector<v1::JobEvent>& events) {
   if (events.empty()) return absl::OkStatus();
   std::set<std::string> subjects;
-  Statement put(database_, "INSERT OR REPLACE INTO events VALUES (?, ?, ?)");
+  Statement& put = Prepared("INSERT OR REPLACE INTO events VALUES (?, ?, ?)");
+  std::string bytes;
   for (const v1::JobEvent& event : events) {
-    subjects.insert(EventSubject(event));
+    const auto subject = subjects.insert(EventSubject(event)).first;
+    event.SerializeToString(&bytes);
     put.BindInt(1, event.sequence());
-    put.BindText(2, EventSubject(event));
-    put.BindBlob(3, event.SerializeAsString());
-    put.Step();
-    put.Reset();
+    put.BindText(2, *subject);
+    put.BindBlob(3, bytes);
+    if (!put.Execute()) break;
   }
-  if (!put.ok()) return Error("events cannot be written");
-  Statement trim(database_,
-                 "DELETE FROM events WHERE subject = ?1 AND sequence <= (SELECT sequence FROM "
-                 "events WHERE subject = ?1 ORDER BY sequence DESC LIMIT 1 OFFSET ?2)");
+  if (!put.TakeOk()) return Error("events cannot be written");
+  Statement& trim = Prepared(
+      "DELETE FROM events WHERE subject = ?1 AND sequence <= (SELECT sequence FROM "
+      "events WHERE subject = ?1 ORDER BY sequence DESC LIMIT 1 OFFSET ?2)");
   for (const std::string& subject : subjects) {
     trim.BindText(1, subject);
     trim.BindInt(2, kKeptEventsPerSubject);
-    trim.Step();
-    trim.Reset();
+    if (!trim.Execute()) break;
   }
-  return trim.ok() ? absl::OkStatus() : Error("events cannot be trimmed");
+  return trim.TakeOk() ? absl::OkStatus() : Error("events cannot be trimmed");
 }
 
 absl::StatusOr<Snapshot> SqliteStateStore::Load() {

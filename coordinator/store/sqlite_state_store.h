@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -28,19 +29,25 @@ class SqliteStateStore : public StateStore {
   absl::StatusOr<Snapshot> Load() override;
 
  private:
-  SqliteStateStore(const std::filesystem::path& path, sqlite3* database)
-      : path_(path), database_(database) {}
+  class Statement;
+  SqliteStateStore(const std::filesystem::path& path, sqlite3* database);
   absl::Status Initialize();
   // 0: nothing is there yet.
   absl::StatusOr<int64_t> SchemaVersion();
   absl::Status CommitOpen(const Writes& writes);
+  // By key, a later version over an earlier one.
+  template <typename Records>
+  absl::Status PutAll(const char* sql, const Records& records);
   absl::Status RemoveAll(const char* sql, const std::set<std::string>& keys);
   absl::Status PutEvents(const std::vector<v1::JobEvent>& events);
   absl::Status Execute(const char* sql);
+  // Of a literal; prepared once.
+  Statement& Prepared(const char* sql);
   absl::Status Error(const char* what) const;
 
   const std::filesystem::path path_;
   sqlite3* const database_;
+  std::map<const char*, std::unique_ptr<Statement>> statements_;
 };
 
 }  // namespace muster::coordinator

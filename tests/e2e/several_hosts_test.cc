@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
 
 #include "tests/support/network_namespaces.h"
 #include "tests/support/process.h"
@@ -79,6 +80,19 @@ class Hosts {
     EXPECT_TRUE(testing::KillProcessesWith(StateFolder(host).string() + "/"));
   }
 
+  // All packets between the two are dropped, without a word; or no more.
+  void Cut(int host, int other) const {
+    const std::string peer = NetworkNamespaces::Address(other);
+    Nft(host,
+        absl::StrCat("add table inet cut; add chain inet cut in { type filter hook input "
+                     "priority 0 ; }; add rule inet cut in ip saddr ",
+                     peer,
+                     " drop; add chain inet cut out { type filter hook output priority 0 ; }; "
+                     "add rule inet cut out ip daddr ",
+                     peer, " drop"));
+  }
+  void Mend(int host) const { Nft(host, "delete table inet cut"); }
+
   Finished Muster(std::vector<std::string> arguments,
                   absl::Duration timeout = absl::Minutes(1)) const {
     arguments.insert(arguments.begin(), ProgramFolder() / "muster");
@@ -116,6 +130,10 @@ class Hosts {
   }
   std::filesystem::path StateFolder(int host) const {
     return folder_.path() / absl::StrCat("w", host);
+  }
+  void Nft(int host, const std::string& commands) const {
+    const Finished set = testing::Run(network_.On(host, {"nft", commands}), absl::Seconds(20));
+    ASSERT_EQ(set.exit_code, 0) << set.output;
   }
 
   const testing::TemporaryFolder folder_;
@@ -221,6 +239,43 @@ TEST_F(SeveralHostsTest, AJobMovesToAnotherHostWithoutATraceInItsLosses) {
 
   const Trace trace = hosts.CollectTrace();
   ASSERT_EQ(trace.size(), 48u);
+  EXPECT_EQ(trace, TrainByHand(2, settings));
+}
+
+TEST_F(SeveralHostsTest, ADroppedLinkIsNamedAndTheJobGoesOn) {
+  // 24 images, 2 ranks of two: 6 steps an epoch.
+  const std::vector<std::string> settings = {"schedule.epochs=30", "schedule.step_epochs=[]",
+                                             "evaluation.every_epochs=0",
+                                             "checkpointing.every_steps=5"};
+  Hosts hosts(3, /*slots=*/1, data_.path());
+  hosts.StartWorker(1);
+  hosts.StartWorker(2);
+  const std::string name = Submit(hosts, settings);
+  ASSERT_TRUE(testing::WaitUntil(
+      [&] {
+        const nlohmann::json job = hosts.Job(name);
+        return job.contains("progress") && std::stoll(job["progress"].value("step", "0")) >= 60;
+      },
+      absl::Minutes(2)))
+      << hosts.Job(name).dump(2);
+  // Both still reach the coordinator.
+  hosts.Cut(1, 2);
+  const absl::Time cut = absl::Now();
+  ASSERT_TRUE(testing::WaitUntil([&] { return hosts.Job(name)["state"] != "STATE_RUNNING"; },
+                                 absl::Minutes(1)))
+      << hosts.Job(name).dump(2);
+  EXPECT_LT(absl::Now() - cut, absl::Seconds(30));
+  hosts.Mend(1);
+  const std::string reason = hosts.Job(name)["firstFailure"]["message"].get<std::string>();
+  EXPECT_THAT(reason, ::testing::HasSubstr("hang: no rank made a step for "));
+  EXPECT_THAT(reason, ::testing::HasSubstr("link nodes/w1 - nodes/w2: nodes/w"));
+  EXPECT_THAT(reason, ::testing::HasSubstr("connection timed out"));
+
+  const nlohmann::json job = hosts.AwaitEnd(name);
+  ASSERT_EQ(job["state"], "STATE_SUCCEEDED") << job.dump(2);
+  EXPECT_EQ(job["generation"], "2") << job.dump(2);
+  const Trace trace = hosts.CollectTrace();
+  ASSERT_EQ(trace.size(), 180u);
   EXPECT_EQ(trace, TrainByHand(2, settings));
 }
 

@@ -19,6 +19,10 @@ ClusterDriver::ClusterDriver(ClusterState::Options options)
 }
 
 Effects ClusterDriver::Apply(const Command& command) {
+  if (store_fails_) {
+    waiting_.emplace_back(command, now_);
+    return {};
+  }
   Effects effects = state_->Apply(command, now_);
   if (observer_) observer_(&effects);
   Deliver(effects);
@@ -33,8 +37,33 @@ void ClusterDriver::ApplyAndCrash(const Command& command, bool stored) {
   Restart();
 }
 
+void ClusterDriver::MendStore() {
+  store_fails_ = false;
+  writes_are_lost_ = false;
+  std::vector<Effects> batch;
+  for (const auto& [command, came] : waiting_) batch.push_back(state_->Apply(command, came));
+  waiting_.clear();
+  for (Effects& effects : batch) {
+    if (observer_) observer_(&effects);
+    Deliver(effects);
+  }
+}
+
+void ClusterDriver::CrashWithoutStore(size_t committed) {
+  store_fails_ = false;
+  writes_are_lost_ = false;
+  for (size_t i = 0; i < committed; ++i) {
+    Effects effects = state_->Apply(waiting_[i].first, waiting_[i].second);
+    effects.messages.clear();
+    if (observer_) observer_(&effects);
+    stored_.Merge(effects.writes);
+  }
+  waiting_.clear();
+  Restart();
+}
+
 void ClusterDriver::Deliver(const Effects& effects) {
-  stored_.Merge(effects.writes);
+  if (!writes_are_lost_) stored_.Merge(effects.writes);
   for (const coordinator::SessionMessage& message : effects.messages) {
     if (message.message.has_desired()) desired_[message.session] = message.message.desired();
     if (message.message.has_approval()) {
@@ -115,7 +144,11 @@ Effects ClusterDriver::Join(const std::string& node, int slots,
   command.hello.set_node(node);
   command.hello.set_node_uid(uid.empty() ? node : uid);
   command.hello.set_instance(absl::StrCat("instance-", command.session));
-  command.hello.set_protocol_version(coordinator::kProtocolVersion);
+  command.hello.set_protocol_version(protocol_);
+  v1::CheckpointServer& server = *command.hello.mutable_checkpoint_server();
+  server.set_address("10.0.0.1:9100");
+  server.set_certificate(absl::StrCat("certificate of ", node));
+  server.set_token(absl::StrCat("secret of ", node, " ", command.session));
   command.hello.mutable_inventory()->set_slots(slots);
   command.hello.mutable_inventory()->set_address("10.0.0.1");
   command.hello.mutable_inventory()->set_probe_address("10.0.0.1:9000");

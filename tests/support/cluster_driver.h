@@ -25,6 +25,17 @@ class ClusterDriver {
   // The coordinator is killed while it handles the command: before or after its writes are stored,
   // and before anything is sent. Then it is started again.
   void ApplyAndCrash(const coordinator::Command& command, bool stored);
+  // The store does not answer from now on: commands wait, each with the time at which it came, and
+  // Apply returns nothing.
+  void FailStore() { store_fails_ = true; }
+  // A defect, for tests of tests: it goes on meanwhile as if all were stored.
+  void LoseWrites() { writes_are_lost_ = true; }
+  // It answers again: all that waits is applied, stored in one commit, and then let out.
+  void MendStore();
+  // The coordinator is killed instead. Of what waits the first `committed` were applied and stored,
+  // but nothing of them was let out. Then it is started again, with a store that works.
+  void CrashWithoutStore(size_t committed);
+  size_t waiting() const { return waiting_.size(); }
   // Sees all effects, and may change them before they are stored and sent.
   void Observe(std::function<void(coordinator::Effects*)> observer) {
     observer_ = std::move(observer);
@@ -51,6 +62,8 @@ class ClusterDriver {
   coordinator::Effects Join(const std::string& node, int slots = 1,
                             std::vector<v1::AllocationStatus> allocations = {},
                             const std::string& uid = "");
+  // Of workers that join from now on.
+  void SpeakProtocol(int version) { protocol_ = version; }
   // Of the next Join.
   coordinator::SessionId next_session() const { return next_session_; }
   void Disconnect(const std::string& node);
@@ -91,6 +104,10 @@ class ClusterDriver {
   coordinator::Writes stored_;
   std::unique_ptr<coordinator::ClusterState> state_;
   std::function<void(coordinator::Effects*)> observer_;
+  bool store_fails_ = false;
+  bool writes_are_lost_ = false;
+  std::vector<std::pair<coordinator::Command, coordinator::Instant>> waiting_;
+  int protocol_ = coordinator::kProtocolVersion;
   coordinator::SessionId next_session_ = 1;
   std::map<std::string, coordinator::SessionId> sessions_;
   std::map<coordinator::SessionId, v1::DesiredState> desired_;

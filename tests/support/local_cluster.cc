@@ -5,6 +5,7 @@
 #include <csignal>
 #include <fstream>
 #include <stdexcept>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -41,7 +42,8 @@ void LocalCluster::StartCoordinator() {
   std::filesystem::remove(addresses);
   coordinator_ = std::make_unique<Process>(Process::Options{
       {ProgramFolder() / "muster-coordinator", "--listen", again ? rpc_address_ : "127.0.0.1:0",
-       "--http", again ? http_address_ : "127.0.0.1:0", "--store", folder() / "store.sqlite",
+       "--http", again ? http_address_ : "127.0.0.1:0", "--store",
+       options_.store.empty() ? (folder() / "store.sqlite").string() : options_.store,
        "--address-file", addresses},
       {},
       folder() / "coordinator.log"});
@@ -53,9 +55,29 @@ void LocalCluster::StartCoordinator() {
   std::getline(in, http_address_);
 }
 
+std::string LocalCluster::StandbyAddress() const {
+  return absl::StrCat("127.0.0.2", rpc_address_.substr(rpc_address_.rfind(':')));
+}
+
+void LocalCluster::StartStandby() {
+  const std::filesystem::path log = folder() / "standby.log";
+  standby_ = std::make_unique<Process>(
+      Process::Options{{ProgramFolder() / "muster-coordinator", "--listen", StandbyAddress(),
+                        "--http", "127.0.0.1:0", "--store", options_.store},
+                       {},
+                       log});
+  if (!WaitUntil([&] { return standby_->Output().find("standing by") != std::string::npos; },
+                 absl::Seconds(20))) {
+    throw std::runtime_error("the standby did not start: " + standby_->Output());
+  }
+}
+
 void LocalCluster::KillCoordinator() {
   coordinator_->Signal(SIGKILL);
   coordinator_->Wait(absl::Seconds(10));
+  if (standby_ == nullptr) return;
+  rpc_address_ = StandbyAddress();
+  coordinator_ = std::move(standby_);
 }
 
 std::filesystem::path LocalCluster::StateFolder(int index) const {
@@ -63,25 +85,49 @@ std::filesystem::path LocalCluster::StateFolder(int index) const {
 }
 
 void LocalCluster::StartWorker(int index) {
+  const auto own = options_.data_root_of.find(index);
+  const std::filesystem::path& data_root =
+      own == options_.data_root_of.end() ? options_.data_root : own->second;
+  const std::string coordinators =
+      options_.store.empty() ? rpc_address_ : absl::StrCat(rpc_address_, ",", StandbyAddress());
+  std::vector<std::string> arguments = {ProgramFolder() / "muster-worker",
+                                        "--coordinator",
+                                        coordinators,
+                                        "--name",
+                                        absl::StrCat("w", index),
+                                        "--slots",
+                                        absl::StrCat(options_.slots),
+                                        "--state-dir",
+                                        StateFolder(index),
+                                        "--data-root",
+                                        data_root};
+  const auto events = options_.scheduled_events_of.find(index);
+  if (events != options_.scheduled_events_of.end()) {
+    arguments.insert(arguments.end(), {"--scheduled-events", events->second});
+  }
   workers_[index] = std::make_unique<Process>(
-      Process::Options{{ProgramFolder() / "muster-worker", "--coordinator", rpc_address_, "--name",
-                        absl::StrCat("w", index), "--slots", absl::StrCat(options_.slots),
-                        "--state-dir", StateFolder(index), "--data-root", options_.data_root},
-                       {},
-                       folder() / absl::StrCat("worker", index, ".log")});
+      Process::Options{std::move(arguments), {}, folder() / absl::StrCat("worker", index, ".log")});
 }
 
-std::vector<pid_t> LocalCluster::Trainers(int index) const {
+std::vector<pid_t> LocalCluster::ProcessesOf(int index, const std::string& wanted) const {
   // A trainer's command line names its output folder, which lies in the worker's state folder; the
   // shim's does as well, and starts with the worker's own program.
-  std::vector<pid_t> trainers;
+  std::vector<pid_t> processes;
   for (const pid_t pid : ProcessesWith(StateFolder(index).string() + "/")) {
     std::ifstream in(absl::StrCat("/proc/", pid, "/cmdline"));
     std::string program;
     std::getline(in, program, '\0');
-    if (program.ends_with("muster-trainer")) trainers.push_back(pid);
+    if (program.ends_with(wanted)) processes.push_back(pid);
   }
-  return trainers;
+  return processes;
+}
+
+std::vector<pid_t> LocalCluster::Trainers(int index) const {
+  return ProcessesOf(index, "muster-trainer");
+}
+
+std::vector<pid_t> LocalCluster::Shims(int index) const {
+  return ProcessesOf(index, "muster-worker");
 }
 
 std::vector<pid_t> LocalCluster::AllTrainers() const {

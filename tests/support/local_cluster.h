@@ -25,6 +25,12 @@ class LocalCluster {
     int workers = 2;
     int slots = 1;
     std::filesystem::path data_root;
+    // Of workers that have one of their own.
+    std::map<int, std::filesystem::path> data_root_of = {};
+    // A PostgreSQL URL, which also lets there be a standby; empty: a file.
+    std::string store = {};
+    // Where a worker asks what the cloud plans; others do as on any machine.
+    std::map<int, std::string> scheduled_events_of = {};
   };
   explicit LocalCluster(const Options& options);
   ~LocalCluster();
@@ -32,11 +38,16 @@ class LocalCluster {
   // Starts it with the addresses and the store that it had before, if it ran before.
   void StartCoordinator();
   void KillCoordinator();
+  // A second one, which takes over when the first is killed, and is then the one that is spoken to.
+  void StartStandby();
   // Workers are called w0, w1, ...
   void StartWorker(int index);
   // SIGKILL to the daemon, its shims and its trainers: what a power loss leaves.
   void KillWorkerAndTrainers(int index);
   void KillWorkerAlone(int index);
+  void SignalWorker(int index, int signal) const { workers_.at(index)->Signal(signal); }
+  pid_t worker_pid(int index) const { return workers_.at(index)->pid(); }
+  pid_t coordinator_pid() const { return coordinator_->pid(); }
 
   const std::filesystem::path& folder() const { return folder_.path(); }
   std::filesystem::path StateFolder(int index) const;
@@ -46,6 +57,8 @@ class LocalCluster {
 
   // Process ids of the trainers of one worker.
   std::vector<pid_t> Trainers(int index) const;
+  // And of their shims.
+  std::vector<pid_t> Shims(int index) const;
   std::vector<pid_t> AllTrainers() const;
   // Waits until so many nodes are ready.
   bool WaitForNodes(int count, absl::Duration timeout);
@@ -60,11 +73,17 @@ class LocalCluster {
                      absl::Duration timeout) const;
 
  private:
+  // The first one's port on another address of loopback: known before it leads.
+  std::string StandbyAddress() const;
+  // Of the worker's trainers and shims, those that run this program.
+  std::vector<pid_t> ProcessesOf(int index, const std::string& program) const;
+
   TemporaryFolder folder_;
   Options options_;
   std::string rpc_address_;
   std::string http_address_;
   std::unique_ptr<Process> coordinator_;
+  std::unique_ptr<Process> standby_;
   std::map<int, std::unique_ptr<Process>> workers_;
 };
 

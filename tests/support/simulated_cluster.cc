@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -18,6 +19,7 @@ using v1::Job;
 namespace {
 
 constexpr int kWidestJob = 5;
+constexpr size_t kKeptCheckpoints = 3;
 
 bool HasProcesses(const AllocationStatus& status) {
   return status.phase() == AllocationStatus::PHASE_STARTING ||
@@ -63,6 +65,8 @@ void SimulatedCluster::Run() {
 }
 
 void SimulatedCluster::CountEvents(std::map<std::string, int>* seen) {
+  (*seen)["store outage"] += outages_;
+  (*seen)["killed in a store outage"] += kills_in_outages_;
   bool more = true;
   for (int64_t after = 0; more;) {
     for (const v1::JobEvent& event : driver_.state().ListEvents("", after, 1000, &more)) {
@@ -105,7 +109,8 @@ void SimulatedCluster::RandomEvent() {
   } else if (dice < 785) {
     if (jobs_.empty()) return;
     const std::string& name = jobs_[random_.NextBelow(jobs_.size())];
-    if (driver_.Cancel(name).reply->ok()) known_[name].cancelled = true;
+    const auto reply = driver_.Cancel(name).reply;
+    if (reply.has_value() && reply->ok()) known_[name].cancelled = true;
   } else if (dice < 825) {
     SimulatedWorker& worker = AnyWorker();
     if (worker.connected && Acts(worker)) Disconnect(&worker);
@@ -122,6 +127,8 @@ void SimulatedCluster::RandomEvent() {
     Upkeep();
   } else if (dice < 970) {
     SendLate();
+  } else if (dice < 978) {
+    StoreOutage();
   } else if (dice < 985) {
     Crash();
   } else if (dice < 990 && options_.clock_jumps) {
@@ -135,8 +142,9 @@ void SimulatedCluster::RandomEvent() {
 
 coordinator::CreateJobCommand SimulatedCluster::RandomJob() {
   coordinator::CreateJobCommand command;
-  command.job.set_name(absl::StrCat("jobs/j", jobs_.size()));
-  command.job.set_uid(absl::StrCat("uid-", jobs_.size()));
+  const size_t number = jobs_.size() + unanswered_.size();
+  command.job.set_name(absl::StrCat("jobs/j", number));
+  command.job.set_uid(absl::StrCat("uid-", number));
   command.actor = absl::StrCat("user", random_.NextBelow(3));
   auto* resources = command.job.mutable_config()->mutable_resources();
   // Some ask for more nodes than there are at times, none for more than there can be.
@@ -161,12 +169,15 @@ coordinator::CreateJobCommand SimulatedCluster::RandomJob() {
 void SimulatedCluster::Submit() {
   const coordinator::CreateJobCommand command = RandomJob();
   const coordinator::Effects effects = driver_.Apply(command);
+  if (outage_) return unanswered_.push_back(command);
   if (!effects.reply->ok()) return Violated(effects.reply->status().ToString());
   jobs_.push_back(command.job.name());
   known_[command.job.name()].uid = command.job.uid();
 }
 
 void SimulatedCluster::Upkeep() {
+  // People wait for the answer before they believe it.
+  if (outage_) return;
   SimulatedWorker& worker = AnyWorker();
   touched_workers_.insert(worker_of_name_[worker.name]);
   switch (random_.NextBelow(5)) {
@@ -209,6 +220,7 @@ void SimulatedCluster::Announce(const SimulatedWorker& worker) {
 }
 
 void SimulatedCluster::Crash() {
+  if (outage_) return;
   const bool stored = Chance(50);
   switch (random_.NextBelow(3)) {
     case 0: {
@@ -231,11 +243,48 @@ void SimulatedCluster::Crash() {
     default:
       driver_.ApplyAndCrash(coordinator::TickCommand{}, stored);
   }
+  ForgetStreams();
+  CheckAll();
+}
+
+void SimulatedCluster::ForgetStreams() {
   for (SimulatedWorker& worker : workers_) worker.connected = false;
   late_.clear();
   worker_of_session_.clear();
   // The new coordinator grants all time anew.
   watch_.Forget();
+}
+
+void SimulatedCluster::StoreOutage() {
+  if (outage_) return;
+  ++outages_;
+  outage_ = !options_.act_without_store;
+  if (outage_) {
+    driver_.FailStore();
+  } else {
+    driver_.LoseWrites();
+  }
+  for (uint64_t i = random_.NextBelow(12); i > 0; --i) RandomEvent();
+  const bool killed = Chance(40);
+  if (killed) {
+    driver_.CrashWithoutStore(random_.NextBelow(driver_.waiting() + 1));
+    ForgetStreams();
+    ++kills_in_outages_;
+  } else {
+    driver_.MendStore();
+    // Limits may have stood still for a while that nobody saw.
+    watch_.Forget();
+  }
+  outage_ = false;
+  const std::vector<coordinator::CreateJobCommand> submitted = std::exchange(unanswered_, {});
+  for (const coordinator::CreateJobCommand& command : submitted) {
+    const bool there = driver_.state().FindJob(command.job.name()) != nullptr;
+    if (!there && !killed) Violated(absl::StrCat(command.job.name(), " was never answered"));
+    // The client has no answer and asks again, with the same request.
+    if (!there) driver_.Apply(command);
+    jobs_.push_back(command.job.name());
+    known_[command.job.name()].uid = command.job.uid();
+  }
   CheckAll();
 }
 
@@ -296,7 +345,9 @@ void SimulatedCluster::WriteCheckpoint(SimulatedWorker* worker, const Allocation
       MakeCheckpoint(status.job(), status.generation(),
                      parent.step() + 10 * (1 + static_cast<int64_t>(random_.NextBelow(3))),
                      parent.generation(), parent.step());
-  worker->disk[status.job()].push_back(written);
+  std::vector<v1::Checkpoint>& disk = worker->disk[status.job()];
+  disk.push_back(written);
+  if (disk.size() > kKeptCheckpoints) disk.erase(disk.begin());
   if (!worker->connected) return;
   const coordinator::CheckpointCommand command{driver_.session(worker->name), written};
   if (Chance(20)) {
@@ -325,6 +376,9 @@ void SimulatedCluster::TakeDesired(SimulatedWorker* worker) {
       *it->second.mutable_ranks() = allocation.ranks();
       it->second.set_phase(AllocationStatus::PHASE_PREPARING);
     }
+    if (allocation.has_fetch() && it->second.phase() == AllocationStatus::PHASE_PREPARED) {
+      it->second.set_phase(AllocationStatus::PHASE_PREPARING);
+    }
     if (allocation.goal() == Allocation::GOAL_RUN &&
         it->second.phase() == AllocationStatus::PHASE_PREPARED) {
       worker->resumed[key] = allocation.resume_from();
@@ -332,6 +386,30 @@ void SimulatedCluster::TakeDesired(SimulatedWorker* worker) {
     }
   }
   driver_.AckNewest(worker->name);
+}
+
+bool SimulatedCluster::Fetch(SimulatedWorker* worker, AllocationStatus* status) {
+  status->clear_not_held_by();
+  const auto same = [](const v1::Checkpoint& wanted) {
+    return [&wanted](const v1::Checkpoint& held) { return held.digest() == wanted.digest(); };
+  };
+  for (const Allocation& allocation : worker->desired.allocations()) {
+    if (allocation.job() != status->job() || !allocation.has_fetch()) continue;
+    const v1::Checkpoint& wanted = allocation.fetch().checkpoint();
+    std::vector<v1::Checkpoint>& disk = worker->disk[status->job()];
+    if (std::any_of(disk.begin(), disk.end(), same(wanted))) return true;
+    // It waits to be told where.
+    if (allocation.fetch().sources().empty()) return false;
+    for (const v1::CheckpointServer& source : allocation.fetch().sources()) {
+      const auto& held = workers_[worker_of_name_.at(source.node())].disk[status->job()];
+      if (std::any_of(held.begin(), held.end(), same(wanted))) {
+        disk.push_back(wanted);
+        return true;
+      }
+      status->add_not_held_by(source.node());
+    }
+  }
+  return true;
 }
 
 bool SimulatedCluster::Wants(const SimulatedWorker& worker, const Key& key) const {
@@ -362,7 +440,7 @@ void SimulatedCluster::Move(SimulatedWorker* worker, bool may_fail) {
   }
   switch (status->phase()) {
     case AllocationStatus::PHASE_PREPARING:
-      SetPhase(worker, status, AllocationStatus::PHASE_PREPARED);
+      if (Fetch(worker, status)) SetPhase(worker, status, AllocationStatus::PHASE_PREPARED);
       break;
     case AllocationStatus::PHASE_STARTING:
       SetPhase(worker, status, AllocationStatus::PHASE_RUNNING);

@@ -49,8 +49,9 @@ struct SimulatedWorker {
 
 // A seeded, deterministic cluster: the real ClusterState, and workers that are cut off, lose power,
 // hang, are drained, frozen or taken by maintenance and fail at random, while the coordinator is
-// killed in the middle of commands and its wall clock jumps. Messages of one stream keep their
-// order, as gRPC's do, but statuses may come twice, and heartbeats and checkpoints late.
+// killed in the middle of commands, its store does not answer for a while and its wall clock jumps.
+// Messages of one stream keep their order, as gRPC's do, but statuses may come twice, and
+// heartbeats and checkpoints late.
 //
 // After every event the invariants are checked for all that it touched:
 //   no slot is given twice; one generation of a job is wanted; a gang is whole or absent; what was
@@ -72,6 +73,8 @@ class SimulatedCluster {
     std::function<void(const std::string& node, v1::DesiredState*)> change_desired;
     std::function<bool(const v1::AllocationStatus&)> lose_status;
     std::function<void(coordinator::Effects*)> change_effects;
+    // While its store does not answer the coordinator acts on what it has not stored.
+    bool act_without_store = false;
   };
 
   SimulatedCluster(uint64_t seed, const Options& options);
@@ -95,6 +98,10 @@ class SimulatedCluster {
   void Upkeep();
   void Announce(const SimulatedWorker& worker);
   void Crash();
+  // Clients and workers go on meanwhile; then it answers again, or the coordinator is killed.
+  void StoreOutage();
+  // Nobody has a stream any more, and what was on its way is lost.
+  void ForgetStreams();
 
   void Connect(SimulatedWorker* worker);
   void Disconnect(SimulatedWorker* worker);
@@ -103,6 +110,8 @@ class SimulatedCluster {
   void SetPhase(SimulatedWorker* worker, v1::AllocationStatus* status,
                 v1::AllocationStatus::Phase phase);
   void WriteCheckpoint(SimulatedWorker* worker, const v1::AllocationStatus& status);
+  // What the desired state says to bring here; false while it does not say from where.
+  bool Fetch(SimulatedWorker* worker, v1::AllocationStatus* status);
   // What the stream has brought: drop what is not wanted, take up what is new.
   void TakeDesired(SimulatedWorker* worker);
   // Something that it holds goes one step further.
@@ -128,6 +137,11 @@ class SimulatedCluster {
   std::map<std::string, int> worker_of_name_;
   std::map<coordinator::SessionId, int> worker_of_session_;
   std::vector<std::string> jobs_;
+  // While the store does not answer: submissions without an answer yet.
+  bool outage_ = false;
+  std::vector<coordinator::CreateJobCommand> unanswered_;
+  int outages_ = 0;
+  int kills_in_outages_ = 0;
   // By job, as last acknowledged.
   struct Known {
     std::string uid;

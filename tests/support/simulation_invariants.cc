@@ -24,6 +24,8 @@ void SimulatedCluster::CheckAll() {
 }
 
 void SimulatedCluster::CheckWorker(const SimulatedWorker& worker) {
+  // The coordinator has not heard yet of what has happened.
+  if (outage_) return;
   const std::optional<v1::Node> node = driver_.state().FindNode("nodes/" + worker.name);
   if (!node.has_value()) return Violated(absl::StrCat(worker.name, " was forgotten"));
   if (node->slots_used() > options_.slots) {
@@ -62,6 +64,7 @@ void SimulatedCluster::CheckWorker(const SimulatedWorker& worker) {
 }
 
 void SimulatedCluster::CheckJob(const std::string& name) {
+  if (outage_) return;
   const Job* job = driver_.state().FindJob(name);
   if (job == nullptr) return Violated(absl::StrCat(name, " was acknowledged and is lost"));
   CheckAcknowledged(*job);

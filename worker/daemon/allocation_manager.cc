@@ -4,6 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 
 #include "common/base/log.h"
 #include "common/base/status_macros.h"
@@ -23,7 +24,14 @@ bool IsIdentifier(absl::string_view text) {
   });
 }
 
-// Names become folders: nothing but plain ones may get there.
+bool IsCheckpointFile(absl::string_view file) {
+  return absl::ConsumeSuffix(&file, ".pth") && !file.empty() &&
+         std::all_of(file.begin(), file.end(), [](char c) {
+           return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+         });
+}
+
+// Names become folders and files: nothing but plain ones may get there.
 absl::Status CheckAllocation(const v1::Allocation& allocation) {
   const auto refuse = [&](absl::string_view reason) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -41,6 +49,9 @@ absl::Status CheckAllocation(const v1::Allocation& allocation) {
     if (rank < 0 || rank >= allocation.world_size()) {
       return refuse(absl::StrCat("rank ", rank, " is not below world_size"));
     }
+  }
+  if (allocation.has_fetch() && !IsCheckpointFile(allocation.fetch().checkpoint().file())) {
+    return refuse("the checkpoint to fetch has no plain file name");
   }
   if (allocation.goal() == v1::Allocation::GOAL_RUN && !SplitAddress(allocation.master()).ok()) {
     return refuse("master is not an address");
@@ -82,16 +93,31 @@ LocalAllocation::ExitCallback AllocationManager::ExitCallbackFor(const Key& key)
   };
 }
 
-PeerDialler::Done AllocationManager::DialledCallbackFor(const Key& key) {
-  return [this, key, gate = gate_](const absl::Status& dialled) {
+void AllocationManager::Change(const Key& key,
+                               const std::function<void(LocalAllocation*)>& change) {
+  absl::MutexLock lock(&mutex_);
+  LocalAllocation* held = Find(key);
+  if (held == nullptr) return;
+  change(held);
+  Reconcile();
+}
+
+LocalAllocation::PrepareCallbacks AllocationManager::PrepareCallbacksFor(const Key& key) {
+  const auto change = [this, key, gate = gate_](const std::function<void(LocalAllocation*)>& what) {
     absl::MutexLock passing(&gate->mutex);
-    if (!gate->open) return;
-    absl::MutexLock lock(&mutex_);
-    LocalAllocation* held = Find(key);
-    if (held == nullptr) return;
-    held->OnDialled(dialled);
-    Reconcile();
+    if (gate->open) Change(key, what);
   };
+  LocalAllocation::PrepareCallbacks callbacks;
+  callbacks.on_dialled = [change](const absl::Status& dialled) {
+    change([&](LocalAllocation* held) { held->OnDialled(dialled); });
+  };
+  callbacks.on_fetching = [change](int fetch, const std::string& detail) {
+    change([&](LocalAllocation* held) { held->OnFetching(fetch, detail); });
+  };
+  callbacks.on_fetched = [change](int fetch, const CheckpointFetcher::Outcome& outcome) {
+    change([&](LocalAllocation* held) { held->OnFetched(fetch, outcome); });
+  };
+  return callbacks;
 }
 
 void AllocationManager::AdoptRecorded() {
@@ -154,6 +180,11 @@ absl::Status AllocationManager::Apply(const v1::DesiredState& desired) {
     it = over ? held_.erase(it) : std::next(it);
   }
   Reconcile();
+  for (const v1::AbortedGeneration& aborted : desired.aborted()) {
+    const Key key(aborted.job(), aborted.generation());
+    LocalAllocation* held = Find(key);
+    if (held != nullptr && desired_.count(key) == 0) held->Kill();
+  }
   return absl::OkStatus();
 }
 
@@ -168,7 +199,9 @@ void AllocationManager::Reconcile() {
       auto made = std::make_unique<LocalAllocation>(context_, wanted);
       held = made.get();
       held_[key] = std::move(made);
-      held->Prepare(node_address_, DialledCallbackFor(key));
+      held->Prepare(node_address_, PrepareCallbacksFor(key));
+    } else {
+      held->UpdateFetch(wanted);
     }
     if (wanted.goal() == v1::Allocation::GOAL_RUN &&
         held->status().phase() == v1::AllocationStatus::PHASE_PREPARED) {
@@ -212,7 +245,7 @@ void AllocationManager::Publish() {
                  {"generation", key.second},
                  {"rank", status.failure().rank()},
                  {"reason", status.failure().message()}});
-    } else {
+    } else if (status.detail().empty()) {
       base::Log(base::LogSeverity::kInfo, "worker", "allocation",
                 {{"job", key.first}, {"generation", key.second}, {"phase", phase}});
     }
@@ -241,6 +274,17 @@ std::vector<v1::AllocationStatus> AllocationManager::Statuses() const {
   std::vector<v1::AllocationStatus> statuses;
   for (const auto& [key, held] : held_) statuses.push_back(held->status());
   return statuses;
+}
+
+absl::StatusOr<AllocationManager::Held> AllocationManager::FindHeld(const std::string& job,
+                                                                    int64_t generation) const {
+  absl::MutexLock lock(&mutex_);
+  const auto it = held_.find({job, generation});
+  if (it == held_.end() || it->second->ended()) {
+    return absl::NotFoundError(absl::StrCat("generation ", generation, " of ", job,
+                                            " does not run on node ", context_.node));
+  }
+  return Held{it->second->allocation(), node_address_};
 }
 
 absl::StatusOr<bool> AllocationManager::OnReport(const internal::TrainerReport& report) {

@@ -54,6 +54,14 @@ class AllocationManager {
   // All that is held, and what has ended since the last Apply.
   std::vector<v1::AllocationStatus> Statuses() const;
 
+  struct Held {
+    v1::Allocation allocation;
+    // The IP address that the node is known by.
+    std::string node_address;
+  };
+  // NotFound when the generation is not held here, or is over.
+  absl::StatusOr<Held> FindHeld(const std::string& job, int64_t generation) const;
+
   // A trainer's report of itself; whether it should stop. NotFound when its generation is not held.
   absl::StatusOr<bool> OnReport(const internal::TrainerReport& report);
 
@@ -81,7 +89,9 @@ class AllocationManager {
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   LocalAllocation* Find(const Key& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   LocalAllocation::ExitCallback ExitCallbackFor(const Key& key);
-  PeerDialler::Done DialledCallbackFor(const Key& key);
+  LocalAllocation::PrepareCallbacks PrepareCallbacksFor(const Key& key);
+  // Runs `change` under the lock, if the allocation is still held.
+  void Change(const Key& key, const std::function<void(LocalAllocation*)>& change);
 
   const AllocationContext context_;
   const int slots_;

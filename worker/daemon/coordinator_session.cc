@@ -18,7 +18,6 @@
 namespace muster::worker {
 namespace {
 
-constexpr int kProtocolVersion = 1;
 constexpr double kBackoffFactor = 1.6;
 constexpr double kBackoffJitter = 0.2;
 
@@ -134,6 +133,14 @@ absl::StatusOr<v1::WorkerMessage> CoordinatorSession::MakeHello(const std::strin
               "other nodes cannot try the network to this one; see --advertise-address",
               {{"reason", probe.status().message()}});
   }
+  absl::StatusOr<v1::CheckpointServer> checkpoints = deps_.checkpoints->Listen(address);
+  if (checkpoints.ok()) {
+    *hello->mutable_checkpoint_server() = *std::move(checkpoints);
+  } else {
+    base::Log(base::LogSeverity::kWarning, "worker",
+              "other nodes cannot fetch checkpoints from this one; see --advertise-address",
+              {{"reason", checkpoints.status().message()}});
+  }
   for (v1::AllocationStatus& status : deps_.manager->Statuses()) {
     *hello->add_allocations() = std::move(status);
   }
@@ -180,7 +187,13 @@ CoordinatorSession::Outcome CoordinatorSession::RunOnce(const std::string& coord
   Outcome outcome = Outcome::kUnreachable;
   v1::CoordinatorMessage first;
   if (stream->Write(*hello) && stream->Read(&first)) {
-    if (first.has_welcome()) {
+    const int version = first.welcome().protocol_version();
+    if (first.has_welcome() && (version < kOldestProtocolVersion || version > kProtocolVersion)) {
+      // What runs goes on: somebody is in the middle of an upgrade.
+      *reason = absl::StrCat(coordinator, " speaks protocol version ", version,
+                             ", this worker versions ", kOldestProtocolVersion, " to ",
+                             kProtocolVersion, "; install releases that are neighbours");
+    } else if (first.has_welcome()) {
       outcome = Serve(stream.get(), first.welcome(), session, reason);
     } else if (first.has_goodbye()) {
       *reason = first.goodbye().reason();
@@ -312,6 +325,9 @@ void CoordinatorSession::Handle(const v1::CoordinatorMessage& message, uint64_t 
       break;
     case v1::CoordinatorMessage::kLogCancel:
       deps_.logs->Cancel(message.log_cancel().request_id());
+      break;
+    case v1::CoordinatorMessage::kDiagnosisRequest:
+      deps_.on_diagnosis_request(message.diagnosis_request());
       break;
     case v1::CoordinatorMessage::kApproval:
       deps_.on_approval(message.approval().event_id());

@@ -17,6 +17,7 @@
 #include "common/base/clock.h"
 #include "muster/v1/worker_service.grpc.pb.h"
 #include "worker/daemon/allocation_manager.h"
+#include "worker/daemon/checkpoint_server.h"
 #include "worker/daemon/log_streamer.h"
 #include "worker/daemon/node_credentials.h"
 #include "worker/daemon/outbox.h"
@@ -24,6 +25,10 @@
 #include "worker/daemon/progress_board.h"
 
 namespace muster::worker {
+
+// Of WorkerService.Session: what this worker says in hello, and the oldest that it can be answered.
+inline constexpr int kProtocolVersion = 2;
+inline constexpr int kOldestProtocolVersion = 1;
 
 // Keeps one Session stream to the coordinator, and comes back with backoff when it breaks; what the
 // node runs does not notice. Two threads: one connects and reads, one sends, first of all
@@ -52,9 +57,12 @@ class CoordinatorSession {
     LogStreamer* logs = nullptr;
     Outbox* outbox = nullptr;
     ProbeServer* probe = nullptr;
+    CheckpointServer* checkpoints = nullptr;
     // The coordinator does not want this worker, and why. Called once, from the session's thread.
     std::function<void(const std::string& reason)> on_refused;
     std::function<void(bool connected)> on_connected;
+    // The coordinator asks why a job does not advance.
+    std::function<void(const v1::DiagnosisRequest& request)> on_diagnosis_request;
     // The coordinator lets the cloud begin with an event.
     std::function<void(const std::string& event_id)> on_approval;
   };

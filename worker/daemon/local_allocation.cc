@@ -1,17 +1,14 @@
 #include "worker/daemon/local_allocation.h"
 
 #include <signal.h>
-#include <sys/statvfs.h>
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "google/protobuf/text_format.h"
 #include "google/protobuf/util/time_util.h"
 
 #include "common/base/exit_codes.h"
@@ -24,25 +21,8 @@ namespace muster::worker {
 namespace {
 
 constexpr int kStderrLines = 50;
-constexpr uint64_t kLowDiskBytes = uint64_t{1} << 30;
 
 using Phase = v1::AllocationStatus;
-
-void WarnOfLowDisk(const std::filesystem::path& folder) {
-  struct statvfs disk {};
-  if (statvfs(folder.c_str(), &disk) != 0) return;
-  const uint64_t free_bytes = uint64_t{disk.f_bavail} * disk.f_frsize;
-  if (free_bytes < kLowDiskBytes) {
-    base::Log(base::LogSeverity::kWarning, "worker", "little disk space is left for checkpoints",
-              {{"folder", folder.string()}, {"free_bytes", free_bytes}});
-  }
-}
-
-absl::Status WriteConfig(const config::v1::TrainJob& config, const std::filesystem::path& file) {
-  std::string text;
-  google::protobuf::TextFormat::PrintToString(config, &text);
-  return base::WriteFileAtomically(file, text);
-}
 
 // How a preparation's error would show as an exit code: whether a retry can help hangs on it.
 int ExitCodeOf(const absl::Status& status) {
@@ -88,72 +68,11 @@ bool LocalAllocation::ended() const {
          status_.phase() == Phase::PHASE_STOPPED;
 }
 
-void LocalAllocation::Prepare(const std::string& node_address, PeerDialler::Done on_dialled) {
-  if (absl::Status prepared = TryPrepare(node_address); !prepared.ok()) {
-    FailToPrepare(prepared);
-    return;
-  }
-  PeerDialler::Request request;
-  request.job = allocation_.job();
-  request.generation = allocation_.generation();
-  request.interface = allocation_.config().distributed().interface();
-  request.from = interface_;
-  // An older worker has no probe to dial.
-  std::copy_if(allocation_.peers().begin(), allocation_.peers().end(),
-               std::back_inserter(request.peers),
-               [](const v1::Peer& peer) { return !peer.probe_address().empty(); });
-  if (request.peers.empty()) {
-    SetPhase(Phase::PHASE_PREPARED);
-  } else {
-    context_.dialler->Dial(std::move(request), std::move(on_dialled));
-  }
-}
-
-void LocalAllocation::OnDialled(const absl::Status& dialled) {
-  if (status_.phase() != Phase::PHASE_PREPARING) return;
-  if (dialled.ok()) {
-    SetPhase(Phase::PHASE_PREPARED);
-  } else {
-    FailToPrepare(dialled);
-  }
-}
-
-void LocalAllocation::FailToPrepare(const absl::Status& reason) {
-  RankExit exit;
-  exit.exit_code = ExitCodeOf(reason);
-  exit.time = context_.clock->Now();
-  Fail(allocation_.ranks(0), exit, std::string(reason.message()));
-}
-
-absl::Status LocalAllocation::TryPrepare(const std::string& node_address) {
-  MUSTER_ASSIGN_OR_RETURN(
-      interface_,
-      ChooseInterface(ListInterfaceAddresses(), allocation_.config().distributed().interface(),
-                      node_address, allocation_.ranks_size() == allocation_.world_size(),
-                      context_.node));
-  MUSTER_RETURN_IF_ERROR(context_.data->CheckJob(allocation_.config()));
-  const std::filesystem::path output = context_.state->OutputFolder(allocation_);
-  MUSTER_RETURN_IF_ERROR(base::CreateFolders(output));
-  MUSTER_RETURN_IF_ERROR(WriteConfig(allocation_.config(), output / "config.textproto"));
-  WarnOfLowDisk(output);
-  for (v1::Checkpoint& checkpoint : checkpoint::ListCheckpoints(output, "worker")) {
-    *status_.add_checkpoints() = std::move(checkpoint);
-  }
-  if (allocation_.node_rank() == 0) {
-    std::pair<std::string, int> where(interface_.ip, 0);
-    if (!allocation_.master().empty()) {
-      MUSTER_ASSIGN_OR_RETURN(where, SplitAddress(allocation_.master()));
-    }
-    MUSTER_ASSIGN_OR_RETURN(master_, ListenOn(where.first, where.second));
-    status_.set_master(master_.address);
-  }
-  return absl::OkStatus();
-}
-
 void LocalAllocation::Start(const v1::Allocation& run, const ExitCallback& on_exit) {
   allocation_ = run;
   // They were for the coordinator's choice, which has been made.
   status_.clear_checkpoints();
+  status_.clear_not_held_by();
   for (auto& [name, value] :
        CollectiveEnvironment(interface_, FindNetworkHardware(context_.library_path),
                              context_.inherited, allocation_.config().distributed())) {
@@ -164,11 +83,8 @@ void LocalAllocation::Start(const v1::Allocation& run, const ExitCallback& on_ex
   // Rank 0 has its own descriptor now.
   master_.fd.Reset();
   if (!started.ok()) {
-    RankExit exit;
-    exit.exit_code = ExitCodeOf(started);
-    exit.time = context_.clock->Now();
-    Fail(allocation_.ranks(static_cast<int>(running_.size()) % allocation_.ranks_size()), exit,
-         std::string(started.message()));
+    FailBeforeStart(allocation_.ranks(static_cast<int>(running_.size()) % allocation_.ranks_size()),
+                    started);
   }
 }
 
@@ -295,6 +211,7 @@ void LocalAllocation::ShowAdoptedEnvironment() {
 void LocalAllocation::Stop() {
   if (ended() || stopping_) return;
   stopping_ = true;
+  CancelFetch();
   // A failure found first stays the outcome.
   for (auto& [rank, process] : running_) process->Signal(failed_ ? SIGKILL : SIGTERM);
   EndIfAllExited();
@@ -329,6 +246,13 @@ void LocalAllocation::OnExit(int rank, const RankExit& exit) {
                                                                 : DescribeExit(exit));
   }
   EndIfAllExited();
+}
+
+void LocalAllocation::FailBeforeStart(int rank, const absl::Status& reason) {
+  RankExit exit;
+  exit.exit_code = ExitCodeOf(reason);
+  exit.time = context_.clock->Now();
+  Fail(rank, exit, std::string(reason.message()));
 }
 
 void LocalAllocation::Fail(int rank, const RankExit& exit, const std::string& message) {

@@ -12,6 +12,7 @@
 
 #include "common/base/clock.h"
 #include "muster/v1/worker_service.pb.h"
+#include "worker/daemon/checkpoint_fetcher.h"
 #include "worker/daemon/collective_environment.h"
 #include "worker/daemon/data_access.h"
 #include "worker/daemon/network_interfaces.h"
@@ -36,6 +37,7 @@ struct AllocationContext {
   const DataAccess* data = nullptr;
   TrainerLauncher* launcher = nullptr;
   PeerDialler* dialler = nullptr;
+  CheckpointFetcher* fetcher = nullptr;
   const base::Clock* clock = nullptr;
   // NCCL_*, GLOO_* and TORCH_NCCL_* of the daemon's own environment, which trainers inherit.
   Environment inherited;
@@ -55,16 +57,28 @@ struct AllocationContext {
 class LocalAllocation {
  public:
   using ExitCallback = std::function<void(int rank, const RankExit& exit)>;
+  // What goes on beside the lock while it prepares. Each is called from another thread, and the
+  // method of the same name must follow under the lock.
+  struct PrepareCallbacks {
+    PeerDialler::Done on_dialled;
+    std::function<void(int fetch, const std::string& detail)> on_fetching;
+    std::function<void(int fetch, const CheckpointFetcher::Outcome& outcome)> on_fetched;
+  };
 
   LocalAllocation(const AllocationContext& context, v1::Allocation allocation);
 
   // Checks data and disk, writes the config, lists checkpoints, chooses the network interface and,
   // on node_rank 0, binds the master socket on its address (or on the one that `allocation.master`
-  // names already). Then dials the peers, if there are any: `on_dialled` is called from another
-  // thread, and OnDialled must follow under the lock. In the end PREPARED, or FAILED with the
-  // reason. `node_address` is the IP address that the node is known by.
-  void Prepare(const std::string& node_address, PeerDialler::Done on_dialled);
+  // names already). Then dials the peers, if there are any, and fetches the checkpoint that
+  // `allocation.fetch` names unless it is held. In the end PREPARED, or FAILED with the reason.
+  // `node_address` is the IP address that the node is known by.
+  void Prepare(const std::string& node_address, PrepareCallbacks callbacks);
   void OnDialled(const absl::Status& dialled);
+  void OnFetching(int fetch, const std::string& detail);
+  void OnFetched(int fetch, const CheckpointFetcher::Outcome& outcome);
+  // The same allocation, still in goal PREPARE, as the coordinator wants it now: there may be
+  // another checkpoint to fetch, or other sources (none yet: it waits for them), or nothing more.
+  void UpdateFetch(const v1::Allocation& wanted);
   // Starts the ranks of a prepared allocation as `run` (goal RUN) says. `on_exit` is called from
   // another thread, and OnExit must follow under the lock.
   void Start(const v1::Allocation& run, const ExitCallback& on_exit);
@@ -94,7 +108,13 @@ class LocalAllocation {
 
  private:
   absl::Status TryPrepare(const std::string& node_address);
-  void FailToPrepare(const absl::Status& reason);
+  // What is left to do before it is PREPARED.
+  void GoOnPreparing();
+  void StartFetch();
+  void CancelFetch();
+  bool Holds(const v1::Checkpoint& checkpoint) const;
+  void ListHeldCheckpoints();
+  void FailBeforeStart(int rank, const absl::Status& reason);
   absl::Status TryStart(const ExitCallback& on_exit);
   // What the trainers that an earlier daemon started were given.
   void ShowAdoptedEnvironment();
@@ -111,6 +131,11 @@ class LocalAllocation {
   // Where its ranks meet the others.
   InterfaceAddress interface_;
   ListeningSocket master_;
+  PrepareCallbacks callbacks_;
+  bool dialled_ = false;
+  // Under way, and its number: callbacks of an earlier one may still come.
+  std::shared_ptr<CheckpointFetcher::Fetch> fetch_;
+  int fetch_number_ = 0;
   std::filesystem::path resume_file_;
   std::map<int, std::unique_ptr<TrainerProcess>> running_;
   std::set<int> joined_;

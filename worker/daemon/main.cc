@@ -19,6 +19,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 
 #include "CLI/CLI.hpp"
 #include "common/base/exit_codes.h"
@@ -94,6 +95,13 @@ std::string CheckLabel(const std::string& label) {
   const bool good = equals != std::string::npos && equals > 0 && plain(label.substr(0, equals)) &&
                     plain(label.substr(equals + 1));
   return good ? "" : "must be NAME=VALUE, each of letters, digits, '-', '_', '.', '/', at most 63";
+}
+
+std::string CheckDuration(const std::string& text) {
+  absl::Duration duration;
+  return absl::ParseDuration(text, &duration) && duration > absl::ZeroDuration()
+             ? ""
+             : "must be a duration, for example 90m or 720h";
 }
 
 std::string CheckScheduledEvents(const std::string& url) {
@@ -219,6 +227,16 @@ int Main(int argc, char** argv) {
       "--join-token-file", join_token_file,
       "File (mode 0600) with a token of muster node-token create; needed once, the first "
       "time. Or the token itself in $MUSTER_JOIN_TOKEN");
+  std::string keep_finished_for = "720h";
+  double keep_finished_gb = 0;
+  app.add_option("--keep-finished-for", keep_finished_for,
+                 "How long the files of a job that has ended (checkpoints, logs) stay here after "
+                 "the last of them was written")
+      ->capture_default_str()
+      ->check(CheckDuration);
+  app.add_option("--keep-finished-gb", keep_finished_gb,
+                 "At most so many GB of them; the oldest go first; default: half of the disk")
+      ->check(CLI::PositiveNumber);
   app.add_flag("--insecure-network", options.insecure_network,
                "Allow /metrics in plaintext on other addresses than loopback");
   app.add_flag("--keep-trainers", keep_trainers,
@@ -246,6 +264,8 @@ int Main(int argc, char** argv) {
   options.join_token = *join_token;
   options.coordinators = absl::StrSplit(coordinator, ',');
   options.threads_per_slot = ThreadsFromEnvironment();
+  absl::ParseDuration(keep_finished_for, &options.keep.keep_for);
+  options.keep.keep_bytes = static_cast<int64_t>(keep_finished_gb * 1e9);
   options.scheduled_events = ScheduledEventsUrl(scheduled_events);
   for (const std::string& label : labels) {
     const size_t equals = label.find('=');

@@ -39,6 +39,14 @@ void Outbox::AddAck(const v1::Ack& ack) {
   Add(std::move(message));
 }
 
+void Outbox::AddDiagnosis(const v1::Diagnosis& diagnosis) {
+  absl::MutexLock lock(&mutex_);
+  if (!in_session_) return;
+  v1::WorkerMessage message;
+  *message.mutable_diagnosis() = diagnosis;
+  Add(std::move(message));
+}
+
 void Outbox::AddCheckpoint(const v1::Checkpoint& checkpoint) {
   absl::MutexLock lock(&mutex_);
   v1::WorkerMessage message;

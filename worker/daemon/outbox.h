@@ -16,16 +16,17 @@ namespace muster::worker {
 // What waits to be sent to the coordinator. Everybody adds, one session at a time takes.
 // Thread-safe.
 //
-// Statuses and acks belong to a session: a new one starts with Hello, which says the newest of
-// them. Checkpoints and evaluations outlive it: those added while no session was there, and those
-// that the last one may have lost on the way, are sent again, so the coordinator may see one twice.
-// Bounded: the oldest go first.
+// Statuses, acks and diagnoses belong to a session: a new one starts with Hello, which says the
+// newest of them. Checkpoints and evaluations outlive it: those added while no session was there,
+// and those that the last one may have lost on the way, are sent again, so the coordinator may see
+// one twice. Bounded: the oldest go first.
 class Outbox {
  public:
   explicit Outbox(const base::Clock& clock) : clock_(clock) {}
 
   void AddStatus(const v1::AllocationStatus& status);
   void AddAck(const v1::Ack& ack);
+  void AddDiagnosis(const v1::Diagnosis& diagnosis);
   void AddCheckpoint(const v1::Checkpoint& checkpoint);
   void AddEvaluation(const v1::EvaluationReport& evaluation);
   // The newest one is said again in each session, as long as no newer one is set.

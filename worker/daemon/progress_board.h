@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <tuple>
 
@@ -21,14 +22,23 @@ class ProgressBoard {
   void Update(const internal::TrainerReport& report);
   // A generation is over on this node.
   void Forget(const std::string& job, int64_t generation);
-  // Adds ranks and jobs.
-  void Fill(v1::Heartbeat* heartbeat) const;
+  // Adds ranks and jobs. Step times are told once.
+  void Fill(v1::Heartbeat* heartbeat);
+  // Nothing before the rank's first step report.
+  std::optional<v1::TrainProgress> Find(const std::string& job, int64_t generation, int rank) const;
 
  private:
   using Key = std::tuple<std::string, int64_t, int32_t>;
+  struct Rank {
+    v1::TrainProgress progress;
+    // Of the steps since the last heartbeat.
+    int steps = 0;
+    double seconds = 0;
+    double wait_seconds = 0;
+  };
 
   mutable absl::Mutex mutex_;
-  std::map<Key, v1::TrainProgress> ranks_ ABSL_GUARDED_BY(mutex_);
+  std::map<Key, Rank> ranks_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace muster::worker

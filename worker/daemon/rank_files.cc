@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
@@ -21,6 +22,9 @@ namespace {
 constexpr char kShimFile[] = "shim.json";
 constexpr char kPidFile[] = "pid.json";
 constexpr char kExitFile[] = "exit.json";
+// Becomes exit.json.
+constexpr char kReservedFile[] = "exit.json.reserved";
+constexpr off_t kReservedBytes = 4096;
 
 absl::StatusOr<nlohmann::json> ReadJson(const std::filesystem::path& path) {
   MUSTER_ASSIGN_OR_RETURN(const std::string text, base::ReadFile(path));
@@ -103,6 +107,15 @@ absl::StatusOr<RankProcesses> ReadRankProcesses(const std::filesystem::path& ran
   return processes;
 }
 
+void ReserveRankExit(const std::filesystem::path& rank_folder) {
+  const std::filesystem::path reserved = rank_folder / kReservedFile;
+  const UniqueFd file(open(reserved.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  // The file stays empty: a crash must leave nothing that looks like a record.
+  if (!file.valid() || fallocate(file.get(), FALLOC_FL_KEEP_SIZE, 0, kReservedBytes) != 0) {
+    unlink(reserved.c_str());
+  }
+}
+
 absl::Status WriteRankExit(const std::filesystem::path& rank_folder, const RankExit& exit) {
   nlohmann::json json = {
       {"time", absl::FormatTime(absl::RFC3339_full, exit.time, absl::UTCTimeZone())}};
@@ -111,7 +124,14 @@ absl::Status WriteRankExit(const std::filesystem::path& rank_folder, const RankE
   } else {
     json["exit_code"] = exit.exit_code;
   }
-  return base::WriteFileAtomically(rank_folder / kExitFile, json.dump() + "\n");
+  const std::string text = json.dump() + "\n";
+  const std::filesystem::path reserved = rank_folder / kReservedFile;
+  const UniqueFd file(open(reserved.c_str(), O_WRONLY | O_CLOEXEC));
+  if (!file.valid()) return base::WriteFileAtomically(rank_folder / kExitFile, text);
+  if (pwrite(file.get(), text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
+    return base::ErrnoStatus(errno, "write", reserved);
+  }
+  return base::PublishFile(reserved, rank_folder / kExitFile);
 }
 
 absl::StatusOr<RankExit> ReadRankExit(const std::filesystem::path& rank_folder) {

@@ -45,6 +45,9 @@ absl::Status WriteRankProcesses(const std::filesystem::path& rank_folder,
 // NotFound before the shim has started the trainer.
 absl::StatusOr<RankProcesses> ReadRankProcesses(const std::filesystem::path& rank_folder);
 
+// Takes the disk space of exit.json beforehand, so that WriteRankExit can write it on a disk that
+// is full by then. A file system that cannot do that is none the worse for it.
+void ReserveRankExit(const std::filesystem::path& rank_folder);
 absl::Status WriteRankExit(const std::filesystem::path& rank_folder, const RankExit& exit);
 // NotFound while the rank runs.
 absl::StatusOr<RankExit> ReadRankExit(const std::filesystem::path& rank_folder);

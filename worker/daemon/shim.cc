@@ -118,6 +118,8 @@ int RunShim(const std::filesystem::path& rank_folder, const std::vector<std::str
     return Fail(std::string(written.message()));
   }
 
+  ReserveRankExit(rank_folder);
+
   const int status = WaitFor(program, signals);
   RankExit exit;
   exit.time = base::SystemClock().Now();

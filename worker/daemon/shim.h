@@ -16,6 +16,9 @@ namespace muster::worker {
 // behind is killed, and only then D/exit.json is written (rank_files.h). When the shim itself is
 // killed, the kernel kills the program.
 //
+// On a disk that fills up meanwhile what the program prints is lost, but neither the program nor
+// its exit status.
+//
 // A descriptor that the shim inherits above standard error goes on to the program. Returns the
 // shim's exit code: 0 when D/exit.json was written, also if the program failed.
 int RunShim(const std::filesystem::path& rank_folder, const std::vector<std::string>& command);

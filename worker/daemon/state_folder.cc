@@ -6,7 +6,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <system_error>
 
 #include "absl/strings/numbers.h"
@@ -23,6 +25,8 @@ namespace muster::worker {
 namespace {
 
 constexpr char kRecord[] = "allocation.textproto";
+constexpr char kTrash[] = "trash";
+constexpr size_t kUidCharacters = 8;
 
 std::string JobId(const std::string& job) { return std::string(absl::StripPrefix(job, "jobs/")); }
 
@@ -40,6 +44,12 @@ std::vector<std::filesystem::path> Entries(const std::filesystem::path& folder) 
     entries.push_back(entry.path());
   }
   return entries;
+}
+
+absl::Time LastWrite(const std::filesystem::path& path) {
+  struct stat info {};
+  if (lstat(path.c_str(), &info) != 0) return absl::InfinitePast();
+  return absl::TimeFromTimespec(info.st_mtim);
 }
 
 }  // namespace
@@ -60,7 +70,9 @@ absl::StatusOr<StateFolder> StateFolder::Open(const std::filesystem::path& folde
 
 std::filesystem::path StateFolder::OutputFolder(const v1::Allocation& allocation) const {
   return path_ / "jobs" /
-         absl::StrCat(JobId(allocation.job()), "-", allocation.job_uid().substr(0, 8)) / "output";
+         absl::StrCat(JobId(allocation.job()), "-",
+                      allocation.job_uid().substr(0, kUidCharacters)) /
+         "output";
 }
 
 std::filesystem::path StateFolder::GenerationFolder(const v1::Allocation& allocation) const {
@@ -139,6 +151,72 @@ absl::StatusOr<std::filesystem::path> StateFolder::FindRankFolder(const std::str
                      generation != 0 ? absl::StrCat(" in generation ", generation) : ""));
   }
   return newest;
+}
+
+std::vector<StateFolder::JobFolder> StateFolder::ListJobs() const {
+  std::vector<JobFolder> folders;
+  for (const std::filesystem::path& path : Entries(path_ / "jobs")) {
+    const std::string name = path.filename().string();
+    const size_t dash = name.rfind('-');
+    if (dash == std::string::npos || dash == 0) continue;
+    JobFolder folder;
+    folder.job = absl::StrCat("jobs/", name.substr(0, dash));
+    folder.uid = name.substr(dash + 1);
+    folder.path = path;
+    folder.last_write = LastWrite(path);
+    std::error_code error;
+    // Trainers come and go meanwhile: what vanishes under the walk counts for nothing.
+    for (auto it = std::filesystem::recursive_directory_iterator(path, error);
+         !error && it != std::filesystem::recursive_directory_iterator(); it.increment(error)) {
+      folder.last_write = std::max(folder.last_write, LastWrite(it->path()));
+      std::error_code ignored;
+      if (it->symlink_status(ignored).type() != std::filesystem::file_type::regular) continue;
+      const uintmax_t size = it->file_size(ignored);
+      if (!ignored) folder.bytes += static_cast<int64_t>(size);
+    }
+    for (const std::filesystem::path& generation : Entries(path / "generations")) {
+      int64_t number = 0;
+      if (!absl::SimpleAtoi(generation.filename().string(), &number)) continue;
+      folder.generations.push_back(number);
+      folder.has_record |= std::filesystem::exists(generation / kRecord, error);
+    }
+    std::sort(folder.generations.begin(), folder.generations.end());
+    folders.push_back(std::move(folder));
+  }
+  return folders;
+}
+
+absl::Status StateFolder::RemoveByTrash(const std::filesystem::path& folder) const {
+  MUSTER_RETURN_IF_ERROR(base::CreateFolders(path_ / kTrash));
+  // The name is free: nobody else removes here.
+  const std::filesystem::path moved = path_ / kTrash / base::RandomHex(8);
+  if (rename(folder.c_str(), moved.c_str()) != 0) {
+    return base::ErrnoStatus(errno, "remove", folder);
+  }
+  std::error_code error;
+  std::filesystem::remove_all(moved, error);
+  return error ? base::ErrnoStatus(error.value(), "remove", moved) : absl::OkStatus();
+}
+
+absl::Status StateFolder::RemoveJob(const JobFolder& folder) const {
+  return RemoveByTrash(folder.path);
+}
+
+absl::Status StateFolder::RemoveGeneration(const JobFolder& folder, int64_t generation) const {
+  const std::filesystem::path path = folder.path / "generations" / absl::StrCat(generation);
+  std::error_code error;
+  if (std::filesystem::exists(path / kRecord, error)) {
+    return absl::FailedPreconditionError(absl::StrCat(path.string(), " is of ranks that run"));
+  }
+  return RemoveByTrash(path);
+}
+
+void StateFolder::RemoveTrash() const {
+  std::error_code error;
+  std::filesystem::remove_all(path_ / kTrash, error);
+  if (!error) return;
+  base::Log(base::LogSeverity::kWarning, "worker", "old files cannot be removed",
+            {{"folder", (path_ / kTrash).string()}, {"reason", error.message()}});
 }
 
 absl::StatusOr<std::filesystem::path> StateFolder::TrainerSocket() const {

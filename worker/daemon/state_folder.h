@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 
 #include "muster/v1/worker_service.pb.h"
 #include "worker/daemon/process_identity.h"
@@ -20,7 +21,9 @@ namespace muster::worker {
 //     output/                      checkpoints, metrics.jsonl, results_N.json, config.textproto
 //     generations/<generation>/
 //       allocation.textproto       there while the generation is not over: what a restarted daemon
-//       adopts rank-<rank>/               rank_files.h
+//                                  adopts
+//       rank-<rank>/               rank_files.h
+//   trash/                         what is being removed
 //
 // Thread-safe: nothing but the disk changes.
 class StateFolder {
@@ -45,6 +48,28 @@ class StateFolder {
   absl::StatusOr<std::filesystem::path> FindRankFolder(const std::string& job, int64_t generation,
                                                        int rank, int64_t* found_generation) const;
 
+  // One job's files.
+  struct JobFolder {
+    // "jobs/{job}", and the first 8 characters of its uid.
+    std::string job;
+    std::string uid;
+    std::filesystem::path path;
+    // Of all that is in it.
+    int64_t bytes = 0;
+    absl::Time last_write;
+    // In order.
+    std::vector<int64_t> generations;
+    // A generation is not over.
+    bool has_record = false;
+  };
+  std::vector<JobFolder> ListJobs() const;
+  // Both make it vanish at once, and then free the space. A generation that is not over stays
+  // (FailedPrecondition).
+  absl::Status RemoveJob(const JobFolder& folder) const;
+  absl::Status RemoveGeneration(const JobFolder& folder, int64_t generation) const;
+  // What an earlier daemon did not get to.
+  void RemoveTrash() const;
+
   // Where the trainers reach the daemon: trainer.sock, or, where that path is too long for a unix
   // socket, a path in the system's folder for temporary files, the same one for each daemon of this
   // state folder.
@@ -55,6 +80,7 @@ class StateFolder {
       : path_(std::move(path)), node_uid_(std::move(node_uid)), lock_(std::move(lock)) {}
 
   std::filesystem::path GenerationFolder(const v1::Allocation& allocation) const;
+  absl::Status RemoveByTrash(const std::filesystem::path& folder) const;
 
   std::filesystem::path path_;
   std::string node_uid_;

@@ -24,6 +24,7 @@ grpc::Status TrainerService::Report(grpc::ServerContext* /*context*/,
   const absl::StatusOr<bool> stop = deps_.manager->OnReport(*report);
   if (!stop.ok()) return rpc::ToGrpcStatus(stop.status());
   reply->set_stop(*stop);
+  reply->set_dump_collectives(deps_.collectives->OnReport(*report));
   deps_.progress->Update(*report);
   deps_.metrics->Update(*report);
   if (report->has_checkpoint()) {

@@ -8,6 +8,7 @@
 #include "common/rpc/server.h"
 #include "muster/internal/trainer_service.grpc.pb.h"
 #include "worker/daemon/allocation_manager.h"
+#include "worker/daemon/collective_requests.h"
 #include "worker/daemon/outbox.h"
 #include "worker/daemon/progress_board.h"
 #include "worker/daemon/worker_metrics.h"
@@ -16,7 +17,7 @@ namespace muster::worker {
 
 // Takes the local trainers' reports over a unix socket and passes them on: joins and failures to
 // the allocation, progress to heartbeats and metrics, checkpoints and evaluations to the
-// coordinator.
+// coordinator, collectives to who asked for them.
 class TrainerService final : public internal::TrainerService::Service {
  public:
   struct Deps {
@@ -24,6 +25,7 @@ class TrainerService final : public internal::TrainerService::Service {
     ProgressBoard* progress = nullptr;
     WorkerMetrics* metrics = nullptr;
     Outbox* outbox = nullptr;
+    CollectiveRequests* collectives = nullptr;
   };
 
   explicit TrainerService(const Deps& deps) : deps_(deps) {}

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <optional>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +13,9 @@
 #include "common/base/log.h"
 #include "common/base/random_id.h"
 #include "common/base/status_macros.h"
+#include "common/rpc/channel.h"
+#include "common/rpc/errors.h"
+#include "muster/v1/job_service.grpc.pb.h"
 #include "worker/daemon/inventory.h"
 
 namespace muster::worker {
@@ -20,6 +25,28 @@ std::vector<std::string> OwnEnvironment() {
   std::vector<std::string> variables;
   for (char** entry = environ; *entry != nullptr; ++entry) variables.emplace_back(*entry);
   return variables;
+}
+
+// Asks the first coordinator that answers.
+absl::StatusOr<std::optional<v1::Job>> FindJob(
+    const std::vector<std::string>& coordinators,
+    const std::shared_ptr<grpc::ChannelCredentials>& credentials, const std::string& name) {
+  absl::Status failure;
+  for (const std::string& coordinator : coordinators) {
+    const auto stub =
+        v1::JobService::NewStub(rpc::CreateChannel(coordinator, {.credentials = credentials}));
+    grpc::ClientContext context;
+    // Not for long: the daemon may be ending.
+    rpc::SetDeadline(&context, absl::Seconds(5));
+    v1::GetJobRequest request;
+    request.set_name(name);
+    v1::Job job;
+    const grpc::Status status = stub->GetJob(&context, request, &job);
+    if (status.ok()) return job;
+    if (status.error_code() == grpc::StatusCode::NOT_FOUND) return std::nullopt;
+    failure = rpc::FromGrpcStatus(status);
+  }
+  return failure;
 }
 
 std::string LibraryPath() {
@@ -38,6 +65,8 @@ Worker::Worker(const WorkerOptions& options, StateFolder state, DataAccess data,
       launcher_(options.shim_command, clock_),
       probe_(options.name, clock_),
       dialler_(options.name, clock_),
+      checkpoints_(options.name, state_, clock_),
+      fetcher_(options.name, clock_),
       manager_(
           AllocationContext{
               .node = options.name,
@@ -49,6 +78,7 @@ Worker::Worker(const WorkerOptions& options, StateFolder state, DataAccess data,
               .data = &data_,
               .launcher = &launcher_,
               .dialler = &dialler_,
+              .fetcher = &fetcher_,
               .clock = &clock_,
               .inherited = CollectiveVariables(OwnEnvironment()),
               .library_path = LibraryPath(),
@@ -64,7 +94,14 @@ Worker::Worker(const WorkerOptions& options, StateFolder state, DataAccess data,
                   },
               .on_slots_used = [this](int used) { metrics_.SetSlots(used, options_.slots); },
           }),
-      trainers_({&manager_, &progress_, &metrics_, &outbox_}) {}
+      diagnoser_({.node = options.name,
+                  .clock = &clock_,
+                  .state = &state_,
+                  .manager = &manager_,
+                  .progress = &progress_,
+                  .collectives = &collectives_,
+                  .outbox = &outbox_}),
+      trainers_({&manager_, &progress_, &metrics_, &outbox_, &collectives_}) {}
 
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(
     const WorkerOptions& options, std::function<void(const std::string& reason)> on_refused) {
@@ -105,6 +142,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(
   }
   session.inventory.mutable_labels()->insert(options.labels.begin(), options.labels.end());
   session.advertise_address = options.advertise_address;
+  const std::shared_ptr<grpc::ChannelCredentials> caller = credentials.session;
   session.credentials = std::move(credentials);
   worker->WatchScheduledEvents();
   worker->session_ = std::make_unique<CoordinatorSession>(
@@ -116,15 +154,37 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(
           .logs = &worker->logs_,
           .outbox = &worker->outbox_,
           .probe = &worker->probe_,
+          .checkpoints = &worker->checkpoints_,
           .on_refused = std::move(on_refused),
           .on_connected =
               [metrics = &worker->metrics_](bool connected) { metrics->SetConnected(connected); },
+          .on_diagnosis_request =
+              [diagnoser = &worker->diagnoser_](const v1::DiagnosisRequest& request) {
+                diagnoser->Start(request);
+              },
           .on_approval =
               [poller = worker->scheduled_events_.get()](const std::string& event_id) {
                 if (poller != nullptr) poller->Approve(event_id);
               },
       });
   worker->session_->Start();
+  worker->pruner_ = std::make_unique<JobPruner>(
+      options.keep,
+      JobPruner::Deps{
+          .state = &worker->state_,
+          .clock = &worker->clock_,
+          .held =
+              [manager = &worker->manager_] {
+                std::set<std::string> jobs;
+                for (const v1::AllocationStatus& status : manager->Statuses()) {
+                  jobs.insert(status.job());
+                }
+                return jobs;
+              },
+          .find_job = [coordinators = options.coordinators, caller](
+                          const std::string& job) { return FindJob(coordinators, caller, job); },
+      });
+  worker->pruner_->Start();
   return worker;
 }
 

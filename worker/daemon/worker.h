@@ -16,8 +16,13 @@
 #include "common/metrics/http_server.h"
 #include "common/security/tls_files.h"
 #include "worker/daemon/allocation_manager.h"
+#include "worker/daemon/checkpoint_fetcher.h"
+#include "worker/daemon/checkpoint_server.h"
+#include "worker/daemon/collective_requests.h"
 #include "worker/daemon/coordinator_session.h"
 #include "worker/daemon/data_access.h"
+#include "worker/daemon/diagnosis.h"
+#include "worker/daemon/job_pruner.h"
 #include "worker/daemon/log_streamer.h"
 #include "worker/daemon/outbox.h"
 #include "worker/daemon/peer_dialler.h"
@@ -59,6 +64,8 @@ struct WorkerOptions {
   bool insecure_network = false;
   // CPU threads of a slot; 0: cores / slots.
   int threads_per_slot = 0;
+  // Of the files of jobs that have ended.
+  JobPruner::Options keep;
 };
 
 // The worker daemon, put together: everything with a thread of its own hangs here.
@@ -97,12 +104,17 @@ class Worker {
   ProcessTrainerLauncher launcher_;
   ProbeServer probe_;
   PeerDialler dialler_;
+  CheckpointServer checkpoints_;
+  CheckpointFetcher fetcher_;
   AllocationManager manager_;
+  CollectiveRequests collectives_;
+  Diagnoser diagnoser_;
   TrainerService trainers_;
   std::unique_ptr<metrics::HttpServer> http_;
   // Null where the machine has no such service.
   std::unique_ptr<ScheduledEventsPoller> scheduled_events_;
   std::unique_ptr<CoordinatorSession> session_;
+  std::unique_ptr<JobPruner> pruner_;
 };
 
 }  // namespace muster::worker

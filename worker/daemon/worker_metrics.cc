@@ -47,6 +47,11 @@ class WorkerMetrics::State {
                                              "Wall time of a training step.")),
         phase_duration_(registry.AddHistogram("muster_train_phase_duration_seconds",
                                               "Wall time of a phase of a training step.")),
+        compute_(registry.AddCounter("muster_train_compute_seconds_total",
+                                     "Time in training steps without waits for other ranks.")),
+        wait_(registry.AddCounter("muster_train_wait_seconds_total",
+                                  "Time in training steps that was waited for other ranks, in "
+                                  "collectives.")),
         slots_(registry.AddGauge("muster_worker_slots", "Slots of this worker, by state.")),
         connected_(registry
                        .AddGauge("muster_worker_connected",
@@ -95,6 +100,8 @@ class WorkerMetrics::State {
       images_.Remove(series.images);
       steps_.Remove(series.steps);
       step_duration_.Remove(series.step_duration);
+      compute_.Remove(series.compute);
+      wait_.Remove(series.wait);
       for (const auto& [phase, histogram] : series.phases) phase_duration_.Remove(histogram);
     }
     jobs_.erase(it);
@@ -144,6 +151,8 @@ class WorkerMetrics::State {
     metrics::Counter* images = nullptr;
     metrics::Counter* steps = nullptr;
     metrics::Histogram* step_duration = nullptr;
+    metrics::Counter* compute = nullptr;
+    metrics::Counter* wait = nullptr;
     std::map<std::string, metrics::Histogram*> phases;
     // Totals of the process that reported last.
     int64_t generation = 0;
@@ -191,6 +200,8 @@ class WorkerMetrics::State {
       series.images = &images_.Add(labels);
       series.steps = &steps_.Add(labels);
       series.step_duration = &step_duration_.Add(labels, metrics::StepDurationBuckets());
+      series.compute = &compute_.Add(labels);
+      series.wait = &wait_.Add(labels);
     }
     if (series.generation != report.generation()) {
       series.generation = report.generation();
@@ -207,7 +218,13 @@ class WorkerMetrics::State {
       series.steps_total = step.steps_total();
       Set(job, last_step_, labels, ToUnixSeconds(now));
     }
-    for (double seconds : step.step_durations_seconds()) series.step_duration->Observe(seconds);
+    double own = -step.wait_seconds();
+    for (double seconds : step.step_durations_seconds()) {
+      series.step_duration->Observe(seconds);
+      own += seconds;
+    }
+    series.wait->Increment(std::max(0.0, step.wait_seconds()));
+    series.compute->Increment(std::max(0.0, own));
     for (const internal::PhaseDuration& phase : step.phases()) {
       metrics::Histogram*& histogram = series.phases[phase.phase()];
       if (histogram == nullptr) {
@@ -241,6 +258,8 @@ class WorkerMetrics::State {
   prometheus::Family<metrics::Counter>& steps_;
   prometheus::Family<metrics::Histogram>& step_duration_;
   prometheus::Family<metrics::Histogram>& phase_duration_;
+  prometheus::Family<metrics::Counter>& compute_;
+  prometheus::Family<metrics::Counter>& wait_;
   GaugesOf& slots_;
   metrics::Gauge& connected_;
   prometheus::Family<metrics::Counter>& scheduled_events_;

@@ -5,6 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "common/base/clock.h"
+
 namespace muster::dist {
 namespace {
 
@@ -29,12 +31,14 @@ void C10dCommunicator::CheckTensor(const char* what, const at::Tensor& tensor) c
 template <typename Start>
 void C10dCommunicator::Run(const char* what, const at::Tensor& tensor, Start start) {
   ++collectives_;
+  const absl::Duration begin = base::MonotonicNow();
   try {
     start()->wait();
   } catch (...) {
     RethrowAsCollectiveLost(absl::StrCat(what, " of ", tensor.nbytes(), " bytes in group ", name_,
                                          " (rank ", rank(), " of ", size(), ")"));
   }
+  waited_ += base::MonotonicNow() - begin;
 }
 
 at::Tensor C10dCommunicator::AllGather(const at::Tensor& local) {

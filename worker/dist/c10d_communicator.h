@@ -25,9 +25,10 @@ class C10dCommunicator : public Communicator {
   std::vector<std::string> AllGatherBytes(const std::string& local) override;
   std::string BroadcastBytes(const std::string& bytes, int root) override;
   int64_t collectives() const override { return collectives_; }
+  absl::Duration waited() const override { return waited_; }
 
  private:
-  // Counts the collective, runs `start`, waits; failures become CollectiveLost.
+  // Counts the collective and its time, runs `start`, waits; failures become CollectiveLost.
   template <typename Start>
   void Run(const char* what, const at::Tensor& tensor, Start start);
   void CheckTensor(const char* what, const at::Tensor& tensor) const;
@@ -36,6 +37,7 @@ class C10dCommunicator : public Communicator {
   const c10::intrusive_ptr<c10d::Backend> backend_;
   const at::Device device_;
   int64_t collectives_ = 0;
+  absl::Duration waited_;
 };
 
 }  // namespace muster::dist

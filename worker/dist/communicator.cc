@@ -19,6 +19,7 @@ class SoleCommunicator : public Communicator {
   std::vector<std::string> AllGatherBytes(const std::string& local) override { return {local}; }
   std::string BroadcastBytes(const std::string& bytes, int) override { return bytes; }
   int64_t collectives() const override { return 0; }
+  absl::Duration waited() const override { return absl::ZeroDuration(); }
 };
 
 }  // namespace

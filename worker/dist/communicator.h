@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
+
 namespace muster::dist {
 
 // A collective failed: a peer has died, does not answer, or is of another program. The group is in
@@ -51,6 +53,9 @@ class Communicator {
 
   // Backend collectives issued so far (AllGatherBytes and BroadcastBytes are two each).
   virtual int64_t collectives() const = 0;
+  // Time that calls have spent until this rank's part was done, by the wall: mostly waits for other
+  // ranks. On CUDA a call only queues its part, and the device's waits are not in it.
+  virtual absl::Duration waited() const = 0;
 };
 
 // The group of a process that trains alone: rank 0 of 1, no network, no collectives.

@@ -53,17 +53,21 @@ absl::StatusOr<CudaPlugin> Load(std::filesystem::path file) {
   return plugin;
 }
 
+absl::Mutex loaded_mutex(absl::kConstInit);
+std::optional<CudaPlugin> loaded ABSL_GUARDED_BY(loaded_mutex);
+
 }  // namespace
 
 absl::StatusOr<CudaPlugin> LoadCudaPlugin(const std::filesystem::path& file) {
-  static absl::Mutex mutex(absl::kConstInit);
-  static CudaPlugin loaded;
-  static bool is_loaded = false;
-  absl::MutexLock lock(&mutex);
-  if (!is_loaded) {
+  absl::MutexLock lock(&loaded_mutex);
+  if (!loaded.has_value()) {
     MUSTER_ASSIGN_OR_RETURN(loaded, Load(file));
-    is_loaded = true;
   }
+  return *loaded;
+}
+
+std::optional<CudaPlugin> LoadedCudaPlugin() {
+  absl::MutexLock lock(&loaded_mutex);
   return loaded;
 }
 

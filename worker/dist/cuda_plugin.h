@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
+#include <string>
 
 #include "absl/status/statusor.h"
 
@@ -27,6 +29,8 @@ struct CudaPlugin {
   c10::intrusive_ptr<c10d::Backend> (*make_nccl_backend)(
       const c10::intrusive_ptr<c10d::Store>& store, int rank, int world_size, at::Device device,
       int64_t timeout_ms) = nullptr;
+  // NCCL's part of c10d's flight recorder, as dump_fr_trace_json has Gloo's.
+  std::string (*dump_nccl_trace_json)() = nullptr;
   // For example 23007 for 2.30.7.
   int (*nccl_version)() = nullptr;
   // For ops::RegisterCudaKernels.
@@ -37,6 +41,9 @@ struct CudaPlugin {
 // folder or from that folder itself. NotFound: this build has no CUDA parts. Call it before at:: is
 // asked for a CUDA tensor. Thread-safe.
 absl::StatusOr<CudaPlugin> LoadCudaPlugin(const std::filesystem::path& file = {});
+
+// The plugin, if it has been loaded. Thread-safe.
+std::optional<CudaPlugin> LoadedCudaPlugin();
 
 // The plugin, when device `index` can be used (-1: any). FailedPrecondition (the program exits with
 // kExitDeviceError) tells why not: no CUDA parts, no driver, no such device.

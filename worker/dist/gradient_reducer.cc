@@ -1,9 +1,13 @@
 #include "worker/dist/gradient_reducer.h"
 
+#include <torch/csrc/autograd/engine.h>
+
 #include <algorithm>
 #include <utility>
 
 #include <torch/csrc/distributed/c10d/reducer.hpp>
+
+#include "common/base/clock.h"
 
 namespace muster::dist {
 namespace {
@@ -78,7 +82,15 @@ void GradientReducer::Backward(const at::Tensor& loss) {
   }
   try {
     reducer_->prepare_for_backward({loss});
+    computed_ = base::MonotonicNow();
+    // The engine calls back when all gradients are there, in the order of the requests: the Reducer
+    // makes its own, in which it waits for the all-reduces, later.
+    loss.register_hook([this](const at::Tensor&) {
+      torch::autograd::Engine::get_default_engine().queue_callback(
+          [this] { computed_ = base::MonotonicNow(); });
+    });
     loss.backward();
+    waited_ += base::MonotonicNow() - computed_;
     // Without this, a parameter that got no gradient is noticed only in the next step, when this
     // one's gradients have been used.
     reducer_->check_finalized();

@@ -6,6 +6,8 @@
 #include <memory>
 #include <vector>
 
+#include "absl/time/time.h"
+
 #include "worker/dist/process_groups.h"
 
 namespace c10d {
@@ -50,9 +52,15 @@ class GradientReducer {
   // c10::Error if one did not. Throws CollectiveLost when a peer is lost.
   void Backward(const at::Tensor& loss);
 
+  // Time that Backward calls have spent, by the wall, from the last of this rank's own work to the
+  // end of the last all-reduce. On CUDA only what the host waits.
+  absl::Duration waited() const { return waited_; }
+
  private:
   const std::vector<at::Tensor> parameters_;
   std::unique_ptr<c10d::Reducer> reducer_;  // null in a world of one
+  absl::Duration computed_;                 // when the running Backward's own work had ended
+  absl::Duration waited_;
 };
 
 }  // namespace muster::dist

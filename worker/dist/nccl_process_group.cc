@@ -35,6 +35,10 @@ c10::intrusive_ptr<c10d::Backend> MakeNcclBackend(const c10::intrusive_ptr<c10d:
   return backend;
 }
 
+std::string DumpNcclTraceJson() {
+  return c10d::dump_nccl_trace_json(/*includeCollectives=*/true, /*onlyActive=*/false);
+}
+
 int NcclVersion() {
   int version = 0;
   return ncclGetVersion(&version) == ncclSuccess ? version : 0;
@@ -49,6 +53,7 @@ void* CurrentStream(int device_index) {
 extern "C" __attribute__((visibility("default"))) void muster_cuda_plugin(CudaPlugin* plugin) {
   plugin->device_count = DeviceCount;
   plugin->make_nccl_backend = MakeNcclBackend;
+  plugin->dump_nccl_trace_json = DumpNcclTraceJson;
   plugin->nccl_version = NcclVersion;
   plugin->kernels.current_stream = CurrentStream;
   ops::FillRoiAlignLaunchers(&plugin->kernels);

@@ -57,8 +57,11 @@ c10::intrusive_ptr<c10d::Backend> MakeGlooBackend(const char* name,
   auto options = c10d::ProcessGroupGloo::Options::create(ToChrono(timeout));
   options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(node_address));
   options->threads = threads;
-  return c10::make_intrusive<c10d::ProcessGroupGloo>(
+  auto backend = c10::make_intrusive<c10d::ProcessGroupGloo>(
       c10::make_intrusive<c10d::PrefixStore>(name, store), rank, world_size, options);
+  // The flight recorder's name for it.
+  backend->setGroupDesc(name);
+  return backend;
 }
 
 }  // namespace
@@ -166,14 +169,16 @@ absl::StatusOr<std::unique_ptr<ProcessGroups>> JoinProcessGroupsThrough(
     };
     const auto make_on_device = [&](const char* name, int threads) {
       if (!cuda) return make(name, threads);
-      return plugin->make_nccl_backend(c10::make_intrusive<c10d::PrefixStore>(name, store), rank,
-                                       world_size, options.device,
-                                       absl::ToInt64Milliseconds(options.timeout));
+      auto backend = plugin->make_nccl_backend(c10::make_intrusive<c10d::PrefixStore>(name, store),
+                                               rank, world_size, options.device,
+                                               absl::ToInt64Milliseconds(options.timeout));
+      backend->setGroupDesc(name);
+      return backend;
     };
     auto control =
         std::make_unique<C10dCommunicator>("control", make("control", 1), at::Device(at::kCPU));
     auto sync_batch_norm = std::make_unique<C10dCommunicator>(
-        "sync_batch_norm", make_on_device("sync_batch_norm", 1), options.device);
+        "sync_batch_norm", make_on_device("sync_bn", 1), options.device);
 
     const auto type =
         cuda ? c10d::ProcessGroup::BackendType::NCCL : c10d::ProcessGroup::BackendType::GLOO;

@@ -1,5 +1,6 @@
 #include "worker/train/checkpoint_writer.h"
 
+#include <algorithm>
 #include <system_error>
 #include <vector>
 
@@ -118,8 +119,13 @@ absl::Status CheckpointWriter::Publish(const std::string& file, const Snapshot& 
 }
 
 void CheckpointWriter::RemoveOld() {
-  const std::vector<v1::Checkpoint> checkpoints =
-      checkpoint::ListCheckpoints(options_.folder, "trainer");
+  std::vector<v1::Checkpoint> checkpoints = checkpoint::ListCheckpoints(options_.folder, "trainer");
+  // Higher steps of an older generation may be a branch that was given up while this node was away:
+  // they must not drive out what is written now.
+  std::stable_sort(checkpoints.begin(), checkpoints.end(),
+                   [](const v1::Checkpoint& a, const v1::Checkpoint& b) {
+                     return a.generation() > b.generation();
+                   });
   for (size_t i = static_cast<size_t>(options_.keep_last); i < checkpoints.size(); ++i) {
     const fs::path path = options_.folder / checkpoints[i].file();
     std::error_code ignored;

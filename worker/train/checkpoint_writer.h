@@ -26,7 +26,8 @@ class CheckpointWriter {
   struct Options {
     std::filesystem::path folder;
     std::string job;
-    // Newest checkpoints that are kept; the others are removed after a new one is published.
+    // Newest checkpoints (of the newest generation, then of the highest step) that are kept; the
+    // others are removed after a new one is published.
     int keep_last = 3;
   };
   // Called from the writer's thread.

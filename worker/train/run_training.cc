@@ -13,6 +13,7 @@
 #include "google/protobuf/util/time_util.h"
 
 #include "worker/dist/cuda_plugin.h"
+#include "worker/dist/flight_record.h"
 #include "worker/ops/cuda_kernels.h"
 #include "worker/train/failure.h"
 #include "worker/train/stop_signal.h"
@@ -22,6 +23,29 @@ namespace muster::train {
 namespace {
 
 using google::protobuf::util::TimeUtil;
+
+constexpr size_t kDumpedPerGroup = 32;
+
+internal::CollectiveDump DumpCollectives() {
+  using Record = v1::CollectiveRecord;
+  internal::CollectiveDump dump;
+  const auto records = dist::NewestCollectives(kDumpedPerGroup);
+  if (!records.ok()) {
+    dump.set_error(std::string(records.status().message()));
+    return dump;
+  }
+  for (const dist::FlightRecord& record : *records) {
+    Record* collective = dump.add_collectives();
+    collective->set_group(record.group);
+    collective->set_sequence(record.sequence);
+    collective->set_operation(record.operation);
+    collective->set_state(
+        record.state == dist::FlightRecord::State::kCompleted ? Record::STATE_COMPLETED
+        : record.state == dist::FlightRecord::State::kStarted ? Record::STATE_STARTED
+                                                              : Record::STATE_SCHEDULED);
+  }
+  return dump;
+}
 
 // False when training was stopped before its end.
 bool TrainAsRank(const TrainRequest& request, const dist::RankEnvironment& rank,
@@ -70,7 +94,8 @@ int RunTraining(const TrainRequest& request, const dist::RankEnvironment& rank,
   WorkerReporter reporter({.socket = worker_socket,
                            .job = request.job_name,
                            .generation = request.generation,
-                           .rank = rank.rank});
+                           .rank = rank.rank,
+                           .dump_collectives = DumpCollectives});
   try {
     return TrainAsRank(request, rank, reporter, stop) ? base::kExitCompleted : base::kExitStopped;
   } catch (...) {

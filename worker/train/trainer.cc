@@ -44,6 +44,7 @@ void RequireFinite(const NamedTensors& model, const std::vector<at::Tensor>& mom
 
 bool Trainer::Run() {
   reporter_.Joined();
+  ReportProgress(Progress(v1::TrainProgress::PHASE_LOADING));
   // An evaluation that the last run did not get to.
   bool missing = false;
   if (control_.rank() == 0 && position_.epoch > 0 && position_.cursor == 0 &&

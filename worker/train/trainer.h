@@ -103,7 +103,9 @@ class Trainer {
   bool CheckpointDueByTime() const;
   void SaveCheckpoint(const std::string& file);
   void RecordStep(const PhaseClock& clock, const StepAgreement& agreement, double rate,
-                  double grad_norm, int64_t images);
+                  double grad_norm, int64_t images, absl::Duration waited);
+  // For other ranks, in steps so far.
+  absl::Duration Waited() const;
   void ReportProgress(v1::TrainProgress progress);
   v1::TrainProgress Progress(v1::TrainProgress::Phase phase) const;
 

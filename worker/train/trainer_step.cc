@@ -41,6 +41,7 @@ class Trainer::PhaseClock {
 
 Trainer::StepResult Trainer::Step() {
   PhaseClock clock;
+  const absl::Duration waited_before = Waited();
   StepAgreement step;
   int64_t own_images = 0;
   const int64_t passes = std::min<int64_t>(job_.schedule().accumulative_counts(), PassesLeft());
@@ -75,7 +76,7 @@ Trainer::StepResult Trainer::Step() {
   position_.cursor += passes * chunks_per_pass_;
   position_.images += images_per_step_;
   images_done_ += own_images;
-  RecordStep(clock, step, rate, grad_norm, passes * ImagesPerPass());
+  RecordStep(clock, step, rate, grad_norm, passes * ImagesPerPass(), Waited() - waited_before);
 
   if (PassesLeft() == 0) return step.stop ? StepResult::kStop : StepResult::kEpochOver;
   if (step.stop || (request_.max_steps.has_value() && position_.step >= *request_.max_steps)) {
@@ -86,6 +87,10 @@ Trainer::StepResult Trainer::Step() {
     SaveCheckpoint(absl::StrCat("step_", position_.step, ".pth"));
   }
   return StepResult::kDone;
+}
+
+absl::Duration Trainer::Waited() const {
+  return control_.waited() + groups_.sync_batch_norm()->waited() + reducer_->waited();
 }
 
 model::LossResult Trainer::Forward(const std::shared_ptr<data::Batch>& batch) {
@@ -158,7 +163,7 @@ double Trainer::Update(double rate) {
 }
 
 void Trainer::RecordStep(const PhaseClock& clock, const StepAgreement& agreement, double rate,
-                         double grad_norm, int64_t images) {
+                         double grad_norm, int64_t images, absl::Duration waited) {
   ++steps_done_;
   if (steps_done_ == 1 && control_.rank() == 0) {
     base::Log(base::LogSeverity::kInfo, "trainer", "the first step is done",
@@ -187,6 +192,7 @@ void Trainer::RecordStep(const PhaseClock& clock, const StepAgreement& agreement
   report.set_images_total(images_done_);
   report.set_steps_total(steps_done_);
   report.add_step_durations_seconds(absl::ToDoubleSeconds(clock.total()));
+  report.set_wait_seconds(absl::ToDoubleSeconds(waited));
   for (const auto& [phase, duration] : clock.phases()) {
     internal::PhaseDuration* item = report.add_phases();
     item->set_phase(phase);

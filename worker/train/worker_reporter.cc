@@ -13,6 +13,7 @@ namespace {
 
 constexpr absl::Duration kStepInterval = absl::Milliseconds(100);
 constexpr absl::Duration kRetryInterval = absl::Milliseconds(500);
+constexpr absl::Duration kAliveInterval = absl::Seconds(1);
 constexpr absl::Duration kCallTimeout = absl::Seconds(2);
 constexpr absl::Duration kFarewell = absl::Seconds(2);
 constexpr size_t kMaxEvents = 256;
@@ -58,6 +59,7 @@ void WorkerReporter::Step(internal::StepReport report) {
   *waiting.mutable_progress() = std::move(*report.mutable_progress());
   waiting.set_images_total(report.images_total());
   waiting.set_steps_total(report.steps_total());
+  waiting.set_wait_seconds(waiting.wait_seconds() + report.wait_seconds());
   if (waiting.step_durations_seconds_size() < kMaxDurations) {
     waiting.mutable_step_durations_seconds()->MergeFrom(report.step_durations_seconds());
     waiting.mutable_phases()->MergeFrom(report.phases());
@@ -109,6 +111,11 @@ bool WorkerReporter::Send(const internal::TrainerReport& report) {
     return false;
   }
   if (reply.stop()) stop_requested_ = true;
+  if (reply.dump_collectives() && options_.dump_collectives) {
+    internal::TrainerReport dump = NewReport();
+    *dump.mutable_collectives() = options_.dump_collectives();
+    Enqueue(std::move(dump));
+  }
   return true;
 }
 
@@ -120,7 +127,7 @@ void WorkerReporter::Run() {
     bool stopping = false;
     {
       const absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(this, &WorkerReporter::HasWork));
+      mutex_.AwaitWithTimeout(absl::Condition(this, &WorkerReporter::HasWork), kAliveInterval);
       if (!events_.empty()) {
         event = events_.front();
       } else if (step_.has_value()) {
@@ -142,6 +149,10 @@ void WorkerReporter::Run() {
     } else if (step.has_value()) {
       internal::TrainerReport report = NewReport();
       *report.mutable_step() = *std::move(step);
+      sent = Send(report);
+    } else {
+      internal::TrainerReport report = NewReport();
+      report.mutable_alive();
       sent = Send(report);
     }
     const absl::MutexLock lock(&mutex_);

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,7 +19,8 @@ namespace muster::train {
 
 // Tells the worker daemon, over its unix socket, how this rank fares, from a thread of its own.
 // Step reports are merged and sent at most every 100 ms; the other events wait, in order, for a
-// worker that is away (it may be restarting), the newest 256 of them. Nothing here holds training
+// worker that is away (it may be restarting), the newest 256 of them. With nothing to tell it says
+// once a second that it is alive, and so hears what the worker wants. Nothing here holds training
 // up or fails it.
 class WorkerReporter {
  public:
@@ -28,6 +30,8 @@ class WorkerReporter {
     std::string job;
     int64_t generation = 0;
     int rank = 0;
+    // Its newest collectives, when the worker asks for them; called from the reporter's thread.
+    std::function<internal::CollectiveDump()> dump_collectives;
   };
 
   explicit WorkerReporter(Options options);

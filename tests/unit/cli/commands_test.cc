@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <sstream>
 
 #include "absl/base/thread_annotations.h"
@@ -36,6 +37,7 @@ class ScriptedCoordinator : public v1::JobService::Service, public v1::NodeServi
                          v1::Job* job) override {
     absl::MutexLock lock(&mutex);
     created = *request;
+    request_ids.insert(request->request_id());
     ++creations;
     if (unavailable_creations > 0) {
       --unavailable_creations;
@@ -98,6 +100,7 @@ class ScriptedCoordinator : public v1::JobService::Service, public v1::NodeServi
   absl::Mutex mutex;
   v1::CreateJobRequest created ABSL_GUARDED_BY(mutex);
   int creations ABSL_GUARDED_BY(mutex) = 0;
+  std::set<std::string> request_ids ABSL_GUARDED_BY(mutex);
   int unavailable_creations ABSL_GUARDED_BY(mutex) = 0;
   v1::Job watched ABSL_GUARDED_BY(mutex);
   int jobs_in_list ABSL_GUARDED_BY(mutex) = 0;
@@ -173,6 +176,40 @@ TEST_F(CommandsTest, SubmitRetriesWithTheSameRequestId) {
   EXPECT_EQ(Submit(options, context()), base::kExitCompleted) << err_.str();
   absl::MutexLock lock(&coordinator_.mutex);
   EXPECT_EQ(coordinator_.creations, 3);
+}
+
+TEST_F(CommandsTest, SubmitWaitsForATakeoverWithTheSameRequest) {
+  {
+    absl::MutexLock lock(&coordinator_.mutex);
+    // More than the channel's own retries.
+    coordinator_.unavailable_creations = 9;
+  }
+  SubmitOptions options;
+  options.config = DemoConfig();
+  EXPECT_EQ(Submit(options, context()), base::kExitCompleted) << err_.str();
+  EXPECT_EQ(out_.str(), "jobs/made-1\n");
+  EXPECT_EQ(err_.str(), "muster: the coordinator is away; trying again for 15s\n");
+  absl::MutexLock lock(&coordinator_.mutex);
+  EXPECT_EQ(coordinator_.creations, 10);
+  EXPECT_EQ(coordinator_.request_ids.size(), 1u);
+}
+
+TEST_F(CommandsTest, SubmitFindsTheOneThatLeads) {
+  CoordinatorClient both(absl::StrCat("127.0.0.1:1,", server_->address()));
+  SubmitOptions options;
+  options.config = DemoConfig();
+  EXPECT_EQ(Submit(options, Context{both, clock_, out_, err_}), base::kExitCompleted);
+  EXPECT_EQ(err_.str(), "");
+}
+
+TEST_F(CommandsTest, SubmitGivesUpInTheEnd) {
+  CoordinatorClient nobody("127.0.0.1:1");
+  SubmitOptions options;
+  options.config = DemoConfig();
+  // The channel alone takes almost a second.
+  options.patience = absl::Seconds(2);
+  EXPECT_EQ(Submit(options, Context{nobody, clock_, out_, err_}), base::kExitUnavailable);
+  EXPECT_THAT(err_.str(), AllOf(HasSubstr("trying again for 2s"), HasSubstr("127.0.0.1:1")));
 }
 
 TEST_F(CommandsTest, BadConfigIsToldWhollyAndNothingIsSent) {

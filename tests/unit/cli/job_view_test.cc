@@ -83,5 +83,38 @@ TEST(JobViewTest, FirstFailureNamesTheRankThatEnded) {
                         "15 min\n"));
 }
 
+TEST(JobViewTest, SaysWhatTakesTimeBeforeTheStart) {
+  v1::Job job;
+  job.set_state(v1::Job::STATE_STARTING);
+  v1::RankPlacement* rank = job.add_ranks();
+  rank->set_node("nodes/b");
+  rank->set_phase("PREPARING");
+  rank->set_detail("fetching step_120.pth from nodes/a: 40 of 312 MB");
+  EXPECT_THAT(absl::StrJoin(LiveView(job, {}), "\n"),
+              HasSubstr("nodes/b: fetching step_120.pth from nodes/a: 40 of 312 MB"));
+  EXPECT_THAT(Description(job, {}, absl::UnixEpoch(), {}),
+              HasSubstr("PREPARING: fetching step_120.pth from nodes/a: 40 of 312 MB"));
+}
+
+TEST(JobViewTest, ShowsWhatRanksWaitForOnceItIsKnown) {
+  v1::Job job;
+  for (int rank : {0, 1}) {
+    v1::RankPlacement* placement = job.add_ranks();
+    placement->set_rank(rank);
+    placement->set_node(rank == 0 ? "nodes/a" : "nodes/b");
+    placement->set_phase("RUNNING");
+    placement->set_step(12);
+  }
+  EXPECT_THAT(Description(job, {}, absl::UnixEpoch(), {}), ::testing::Not(HasSubstr("SCORE")));
+  job.mutable_ranks(0)->set_compute_seconds(0.4);
+  job.mutable_ranks(0)->set_wait_seconds(0.21);
+  job.mutable_ranks(0)->set_straggler_score(1);
+  job.mutable_ranks(1)->set_compute_seconds(0.6);
+  const std::string text = Description(job, {}, absl::UnixEpoch(), {});
+  EXPECT_THAT(text, ::testing::ContainsRegex("WORKS +WAITS +SCORE"));
+  EXPECT_THAT(text, ::testing::ContainsRegex("12 +0.400 s +0.210 s +1.00"));
+  EXPECT_THAT(text, ::testing::ContainsRegex("12 +0.600 s +0.000 s +-"));
+}
+
 }  // namespace
 }  // namespace muster::cli

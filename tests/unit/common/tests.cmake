@@ -7,7 +7,7 @@ endforeach()
 muster_test(SRC unit/common/metrics/registry_test.cc LABELS unit DEPS muster::metrics)
 muster_test(SRC unit/common/metrics/http_server_test.cc LABELS unit DEPS muster::metrics muster::testing
   muster::certificate_authority PkgConfig::CPPHTTPLIB)
-foreach(name secrets tls_files)
+foreach(name secrets self_signed tls_files)
   muster_test(SRC unit/common/security/${name}_test.cc LABELS unit DEPS muster::security muster::testing
     muster::certificate_authority)
 endforeach()

@@ -1,4 +1,8 @@
 muster_test(SRC unit/coordinator/core/backfill_test.cc LABELS unit TIMEOUT 180 DEPS muster::cluster_driver)
+muster_test(SRC unit/coordinator/core/checkpoint_fetch_test.cc LABELS unit DEPS muster::cluster_driver)
+muster_test(SRC unit/coordinator/core/hang_attribution_test.cc LABELS unit DEPS muster::coordinator_core)
+muster_test(SRC unit/coordinator/core/hang_test.cc LABELS unit DEPS muster::cluster_driver)
+muster_test(SRC unit/coordinator/core/hang_watch_test.cc LABELS unit DEPS muster::coordinator_core)
 muster_test(SRC unit/coordinator/core/job_life_test.cc LABELS unit DEPS muster::cluster_driver)
 muster_test(SRC unit/coordinator/core/job_limits_test.cc LABELS unit DEPS muster::cluster_driver)
 muster_test(SRC unit/coordinator/core/lineage_test.cc LABELS unit DEPS muster::cluster_driver)
@@ -9,8 +13,11 @@ muster_test(SRC unit/coordinator/core/placement_test.cc LABELS unit DEPS muster:
 muster_test(SRC unit/coordinator/core/queue_test.cc LABELS unit DEPS muster::cluster_driver)
 muster_test(SRC unit/coordinator/core/scheduling_test.cc LABELS unit DEPS muster::cluster_driver)
 muster_test(SRC unit/coordinator/core/retention_test.cc LABELS unit DEPS muster::cluster_driver)
+muster_test(SRC unit/coordinator/core/straggler_watch_test.cc LABELS unit DEPS muster::coordinator_core)
 muster_test(SRC unit/coordinator/service/api_test.cc LABELS unit DEPS muster::coordinator_service muster::small_job muster::worker_session
   PkgConfig::CPPHTTPLIB)
+muster_test(SRC unit/coordinator/service/protocol_test.cc LABELS unit DEPS muster::coordinator_service muster::small_job
+  muster::worker_session)
 muster_test(SRC unit/coordinator/service/node_service_test.cc LABELS unit DEPS muster::coordinator_service muster::process
   muster::small_job muster::worker_session PkgConfig::CPPHTTPLIB)
 muster_test(SRC unit/coordinator/store/state_store_contract_test.cc LABELS unit DEPS muster::coordinator_store muster::postgres
@@ -24,7 +31,7 @@ muster_test(SRC unit/coordinator/store/kill_test.cc LABELS unit TIMEOUT 300 DEPS
   muster::testing SQLite::SQLite3)
 muster_test(SRC unit/coordinator/service/access_control_test.cc LABELS unit DEPS muster::coordinator_service muster::testing)
 muster_test(SRC unit/coordinator/service/access_test.cc LABELS unit DEPS muster::coordinator_service muster::worker_session
-  muster::certificate_authority muster::testing PkgConfig::CPPHTTPLIB)
+  muster::certificate_authority muster::small_job muster::testing PkgConfig::CPPHTTPLIB)
 muster_test(SRC unit/coordinator/service/leader_test.cc LABELS unit TIMEOUT 180 DEPS muster::base muster::postgres
   muster::process muster::small_job muster::testing muster::worker_session PkgConfig::CPPHTTPLIB
   PROGRAMS muster-coordinator muster)
@@ -41,3 +48,5 @@ add_test(NAME unit.coordinator.core.simulation_test.full COMMAND unit.coordinato
   --gtest_filter=SimulationTest.*)
 set_tests_properties(unit.coordinator.core.simulation_test.full PROPERTIES LABELS full TIMEOUT 14400
   ENVIRONMENT "MUSTER_SIMULATION_FULL=1")
+muster_test(SRC unit/coordinator/core/abort_test.cc LABELS unit DEPS muster::cluster_driver)
+muster_test(SRC unit/coordinator/core/job_index_test.cc LABELS unit DEPS muster::cluster_driver)

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
+
 #include "tests/support/cluster_driver.h"
 
 namespace muster::coordinator {
@@ -25,7 +27,7 @@ class LineageTest : public ::testing::Test {
     share->add_ranks(2 * node_rank);
     share->add_ranks(2 * node_rank + 1);
     for (const v1::Checkpoint& checkpoint : held) {
-      RegisterCheckpoint(checkpoint, &record_);
+      RegisterCheckpoint(checkpoint, absl::StrCat("n", node_rank), &record_);
       *share->mutable_status()->add_checkpoints() = checkpoint;
     }
   }
@@ -52,7 +54,7 @@ TEST_F(LineageTest, HighestHeldStepWinsWithAllItsHolders) {
 
 TEST_F(LineageTest, RegisteredButAbsentCheckpointCannotBeResumedFrom) {
   Generation(1, 0, 0);
-  RegisterCheckpoint(MakeCheckpoint("j", 1, 40), &record_);
+  RegisterCheckpoint(MakeCheckpoint("j", 1, 40), "n9", &record_);
   Holds(0, {MakeCheckpoint("j", 1, 20)});
   EXPECT_EQ(ChooseResume(record_)->checkpoint.step(), 20);
   EXPECT_EQ(NewestCheckpoint(record_)->step(), 40);
@@ -78,9 +80,10 @@ TEST_F(LineageTest, GenerationThatLeftNothingGivesNothingUp) {
 TEST_F(LineageTest, FalseParentsAreForeign) {
   Generation(1, 0, 0);
   Generation(2, 1, 30);
-  EXPECT_EQ(RegisterCheckpoint(MakeCheckpoint("j", 2, 60, 1, 20), &record_),
+  EXPECT_EQ(RegisterCheckpoint(MakeCheckpoint("j", 2, 60, 1, 20), "n0", &record_),
             CheckpointNews::kForeign);
-  EXPECT_EQ(RegisterCheckpoint(MakeCheckpoint("j", 5, 60), &record_), CheckpointNews::kForeign);
+  EXPECT_EQ(RegisterCheckpoint(MakeCheckpoint("j", 5, 60), "n0", &record_),
+            CheckpointNews::kForeign);
   EXPECT_EQ(record_.checkpoints_size(), 0);
 }
 
@@ -89,15 +92,47 @@ TEST_F(LineageTest, DisagreeingDigestsRejectTheCheckpoint) {
   v1::Checkpoint other = MakeCheckpoint("j", 1, 30);
   other.set_digest("something else");
   Holds(0, {MakeCheckpoint("j", 1, 30), MakeCheckpoint("j", 1, 20)});
-  EXPECT_EQ(RegisterCheckpoint(other, &record_), CheckpointNews::kDigestsDiffer);
-  EXPECT_EQ(RegisterCheckpoint(other, &record_), CheckpointNews::kKnown);
+  EXPECT_EQ(RegisterCheckpoint(other, "n1", &record_), CheckpointNews::kDigestsDiffer);
+  EXPECT_EQ(RegisterCheckpoint(other, "n1", &record_), CheckpointNews::kKnown);
   EXPECT_EQ(ChooseResume(record_)->checkpoint.step(), 20);
+}
+
+TEST_F(LineageTest, HoldersAreNotedAndForgotten) {
+  Generation(1, 0, 0);
+  const v1::Checkpoint thirty = MakeCheckpoint("j", 1, 30);
+  const v1::Checkpoint forty = MakeCheckpoint("j", 1, 40);
+  EXPECT_EQ(RegisterCheckpoint(thirty, "a", &record_), CheckpointNews::kNew);
+  EXPECT_EQ(RegisterCheckpoint(thirty, "b", &record_), CheckpointNews::kNewHolder);
+  EXPECT_EQ(RegisterCheckpoint(thirty, "b", &record_), CheckpointNews::kKnown);
+  RegisterCheckpoint(forty, "b", &record_);
+  EXPECT_THAT(record_.checkpoints(0).nodes(), ElementsAre("a", "b"));
+
+  v1::AllocationStatus prepared;
+  *prepared.add_checkpoints() = forty;
+  EXPECT_TRUE(HoldsOnly("b", prepared, &record_));
+  EXPECT_FALSE(HoldsOnly("b", prepared, &record_));
+  EXPECT_THAT(record_.checkpoints(0).nodes(), ElementsAre("a"));
+  EXPECT_THAT(record_.checkpoints(1).nodes(), ElementsAre("b"));
+  EXPECT_TRUE(HoldsNoMore("a", thirty, &record_));
+  EXPECT_FALSE(HoldsNoMore("a", forty, &record_));
+  EXPECT_TRUE(record_.checkpoints(0).nodes().empty());
+}
+
+TEST_F(LineageTest, HoldersOfTheNewestTenAreKept) {
+  Generation(1, 0, 0);
+  for (int step = 1; step <= 15; ++step) {
+    RegisterCheckpoint(MakeCheckpoint("j", 1, step), "a", &record_);
+  }
+  for (const internal::CheckpointRecord& entry : record_.checkpoints()) {
+    EXPECT_EQ(entry.nodes_size(), entry.checkpoint().step() > 5 ? 1 : 0);
+  }
 }
 
 TEST_F(LineageTest, KeepsTheNewestHundred) {
   Generation(1, 0, 0);
   for (int step = 1; step <= 150; ++step) {
-    EXPECT_EQ(RegisterCheckpoint(MakeCheckpoint("j", 1, step), &record_), CheckpointNews::kNew);
+    EXPECT_EQ(RegisterCheckpoint(MakeCheckpoint("j", 1, step), "n0", &record_),
+              CheckpointNews::kNew);
   }
   EXPECT_EQ(record_.checkpoints_size(), 100);
   EXPECT_EQ(NewestCheckpoint(record_)->step(), 150);

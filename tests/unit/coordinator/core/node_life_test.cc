@@ -156,7 +156,7 @@ TEST_F(NodeLifeTest, OtherProtocolVersionsAndBadNamesAreRefused) {
   coordinator::WorkerHelloCommand command;
   command.session = 50;
   command.hello.set_node("a");
-  command.hello.set_protocol_version(99);
+  command.hello.set_protocol_version(coordinator::kOldestProtocolVersion - 1);
   coordinator::Effects effects = driver_.Apply(command);
   EXPECT_THAT(effects.messages.at(0).message.goodbye().reason(), HasSubstr("protocol version"));
   command.hello.set_protocol_version(coordinator::kProtocolVersion);

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "common/base/exit_codes.h"
+#include "coordinator/core/timestamps.h"
 #include "tests/support/cluster_driver.h"
 
 namespace muster::testing {
@@ -178,6 +179,39 @@ TEST_F(NodeUpkeepTest, PreparedNodeIsApprovedOnceItHasDroppedThePreparation) {
   driver_.Announce("a", {MakeMaintenance("e1", "Redeploy")});
   driver_.AckNewest("a");
   EXPECT_THAT(driver_.Approvals("a"), ElementsAre("e1"));
+}
+
+TEST_F(NodeUpkeepTest, MaintenanceOfAMachineThatWasReplacedIsForgotten) {
+  driver_.Join("a", 1, {}, "old-machine");
+  driver_.Announce("a", {MakeMaintenance("e1", "Terminate", "Started")});
+  driver_.Disconnect("a");
+  driver_.Advance(absl::Seconds(10));
+  ASSERT_EQ(node("a").state(), Node::STATE_LOST);
+  EXPECT_EQ(node("a").maintenance_size(), 1);
+  driver_.Join("a", 1, {}, "new-machine");
+  EXPECT_EQ(node("a").maintenance_size(), 0);
+  EXPECT_THAT(NodeEvents("a"), ::testing::Contains("MaintenanceOver"));
+  job_ = driver_.Submit("j", 1);
+  EXPECT_EQ(state(), Job::STATE_STARTING);
+  driver_.Restart();
+  EXPECT_EQ(node("a").maintenance_size(), 0);
+}
+
+TEST_F(NodeUpkeepTest, MaintenanceOfANodeThatNeverComesBackIsForgottenInTime) {
+  driver_.Join("a");
+  driver_.Join("b");
+  v1::MaintenanceEvent event = MakeMaintenance("e1", "Redeploy");
+  *event.mutable_not_before() = coordinator::ToTimestamp(driver_.now().wall + absl::Minutes(10));
+  event.set_duration_seconds(60);
+  driver_.Announce("a", {event});
+  driver_.Announce("b", {event});
+  driver_.Disconnect("a");
+  // 10 minutes, 1 minute, and an hour.
+  driver_.Advance(absl::Minutes(70));
+  EXPECT_EQ(node("a").maintenance_size(), 1);
+  driver_.Advance(absl::Minutes(2));
+  EXPECT_EQ(node("a").maintenance_size(), 0);
+  EXPECT_EQ(node("b").maintenance_size(), 1) << "while its worker is there, its word holds";
 }
 
 TEST_F(NodeUpkeepTest, FreezeMovesNothingAndTheNodesSilenceCountsForNothing) {

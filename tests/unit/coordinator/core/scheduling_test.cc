@@ -187,6 +187,75 @@ TEST_F(SchedulingTest, HigherPriorityStopsTheYoungestByCheckpoint) {
   EXPECT_EQ(state(thief), Job::STATE_STARTING);
 }
 
+config::v1::Resources In(const std::string& zone, config::v1::Resources resources) {
+  (*resources.mutable_node_labels())["zone"] = zone;
+  return resources;
+}
+
+// A node with a label, whose slot a job of priority 0 holds.
+class PreemptionBehindTest : public SchedulingTest {
+ protected:
+  std::string Occupy(const std::string& node, const std::string& zone, bool preemptible) {
+    coordinator::WorkerHelloCommand hello;
+    hello.session = 1000 + static_cast<coordinator::SessionId>(occupied_++);
+    hello.hello.set_node(node);
+    hello.hello.set_node_uid(node);
+    hello.hello.set_instance(node);
+    hello.hello.set_protocol_version(coordinator::kProtocolVersion);
+    hello.hello.mutable_inventory()->set_slots(1);
+    (*hello.hello.mutable_inventory()->mutable_labels())["zone"] = zone;
+    driver_.Apply(hello);
+    config::v1::Resources resources = In(zone, Ask(1));
+    resources.set_preemptible(preemptible);
+    const std::string job = driver_.Submit("on-" + node, resources);
+    EXPECT_EQ(state(job), Job::STATE_STARTING);
+    return job;
+  }
+  bool Stopped(const std::string& job) const {
+    return driver_.job(job).state() == Job::STATE_RESTARTING;
+  }
+  int occupied_ = 0;
+};
+
+TEST_F(PreemptionBehindTest, LaterJobTakesWhatTheFirstCannotUse) {
+  const std::string a = Occupy("a", "1", /*preemptible=*/false);
+  const std::string b = Occupy("b", "2", true);
+  const std::string first = driver_.Submit("first", WithPriority(5, In("1", Ask(1))));
+  const std::string second = driver_.Submit("second", WithPriority(3, In("2", Ask(1))));
+  EXPECT_TRUE(Queued(first));
+  EXPECT_FALSE(Stopped(a));
+  EXPECT_TRUE(Stopped(b));
+}
+
+TEST_F(PreemptionBehindTest, NothingThatTheFirstCouldUse) {
+  Occupy("a", "1", /*preemptible=*/false);
+  const std::string b = Occupy("b", "1", true);
+  // It needs both, and cannot have a.
+  driver_.Submit("first", WithPriority(5, In("1", Ask(2))));
+  driver_.Submit("second", WithPriority(3, In("1", Ask(1))));
+  driver_.Submit("third", WithPriority(3, Ask(1)));
+  EXPECT_FALSE(Stopped(b)) << "it would only be in the way of the first";
+}
+
+TEST_F(PreemptionBehindTest, EachVictimOnlyForOne) {
+  Occupy("a", "1", /*preemptible=*/false);
+  const std::string b = Occupy("b", "2", true);
+  const std::string c = Occupy("c", "2", true);
+  driver_.Submit("first", WithPriority(5, In("1", Ask(1))));
+  driver_.Submit("second", WithPriority(3, In("2", Ask(1))));
+  driver_.Submit("third", WithPriority(3, In("2", Ask(1))));
+  driver_.Advance(absl::Seconds(1));
+  EXPECT_NE(Stopped(b), Stopped(c));
+}
+
+TEST_F(PreemptionBehindTest, EqualPriorityStopsNobody) {
+  Occupy("a", "1", /*preemptible=*/false);
+  const std::string b = Occupy("b", "2", true);
+  driver_.Submit("first", WithPriority(5, In("1", Ask(1))));
+  driver_.Submit("second", In("2", Ask(1)));
+  EXPECT_FALSE(Stopped(b));
+}
+
 TEST_F(SchedulingTest, NobodyIsStoppedForNothing) {
   driver_.Join("a");
   driver_.Join("b");

@@ -5,14 +5,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <functional>
 #include <iterator>
 #include <map>
 #include <set>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 
 #include "tests/support/simulated_cluster.h"
 
@@ -39,28 +43,40 @@ SimulatedCluster::Options Size(int nodes, int slots, int events) {
   return options;
 }
 
-// Returns what happened, by type of event.
+// Returns what happened, by type of event. The full run takes a thread for each core; a seed's run
+// is the same on any.
 std::map<std::string, int> RunSeeds(uint64_t first, uint64_t last,
                                     const SimulatedCluster::Options& options) {
-  std::map<std::string, int> seen;
   if (OnlySeed() != 0) first = last = OnlySeed();
-  for (uint64_t seed = first; seed <= last; ++seed) {
-    SimulatedCluster::Options chosen = options;
-    chosen.clock_jumps = seed % 2 == 0;
-    chosen.quiet = seed % 3 == 0;
-    chosen.failure_in = seed % 5 == 0 ? 3 : chosen.quiet ? 40 : 8;
-    SimulatedCluster cluster(seed, chosen);
-    cluster.Run();
-    cluster.CountEvents(&seen);
-    if (cluster.violation().empty()) continue;
-    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    ADD_FAILURE() << "seed " << seed << ": " << cluster.violation() << "\nreplay: "
-                  << "MUSTER_SIMULATION_SEED=" << seed
-                  << (Full() ? " MUSTER_SIMULATION_FULL=1" : "")
-                  << " build/dev/tests/unit.coordinator.core.simulation_test --gtest_filter="
-                  << test->test_suite_name() << "." << test->name();
-    break;
+  const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
+  std::atomic<uint64_t> next = first;
+  absl::Mutex mutex;
+  std::map<std::string, int> seen;
+  const auto run = [&] {
+    for (uint64_t seed = next++; seed <= last; seed = next++) {
+      SimulatedCluster::Options chosen = options;
+      chosen.clock_jumps = seed % 2 == 0;
+      chosen.quiet = seed % 3 == 0;
+      chosen.failure_in = seed % 5 == 0 ? 3 : chosen.quiet ? 40 : 8;
+      SimulatedCluster cluster(seed, chosen);
+      cluster.Run();
+      absl::MutexLock lock(&mutex);
+      cluster.CountEvents(&seen);
+      if (cluster.violation().empty()) continue;
+      next = last + 1;
+      ADD_FAILURE() << "seed " << seed << ": " << cluster.violation() << "\nreplay: "
+                    << "MUSTER_SIMULATION_SEED=" << seed
+                    << (Full() ? " MUSTER_SIMULATION_FULL=1" : "")
+                    << " build/dev/tests/unit.coordinator.core.simulation_test --gtest_filter="
+                    << test->test_suite_name() << "." << test->name();
+    }
+  };
+  std::vector<std::thread> threads;
+  for (unsigned i = 1; Full() && i < std::thread::hardware_concurrency(); ++i) {
+    threads.emplace_back(run);
   }
+  run();
+  for (std::thread& thread : threads) thread.join();
   return seen;
 }
 
@@ -68,10 +84,27 @@ TEST(SimulationTest, InvariantsHoldAndEveryJobEnds) {
   const std::map<std::string, int> seen = RunSeeds(1, 200, Size(5, 2, 400));
   if (OnlySeed() != 0 || HasFailure()) return;
   // Otherwise the seeds went past what they are for.
-  for (const char* type :
-       {"Running", "Succeeded", "Failed", "Cancelled", "RankFailed", "NodeLost", "Restarting",
-        "StartTimeout", "Checkpoint", "given up", "Preempted", "Growing", "Draining", "SetAside",
-        "RunTimeUsedUp", "MaintenanceApproved", "MaintenanceOver"}) {
+  for (const char* type : {"Running",
+                           "Succeeded",
+                           "Failed",
+                           "Cancelled",
+                           "RankFailed",
+                           "NodeLost",
+                           "Restarting",
+                           "StartTimeout",
+                           "Checkpoint",
+                           "given up",
+                           "Preempted",
+                           "Growing",
+                           "Draining",
+                           "SetAside",
+                           "RunTimeUsedUp",
+                           "MaintenanceApproved",
+                           "MaintenanceOver",
+                           "store outage",
+                           "killed in a store outage",
+                           "Fetching",
+                           "CheckpointMissing"}) {
     EXPECT_GT(seen.count(type) > 0 ? seen.at(type) : 0, 0) << type;
   }
   EXPECT_EQ(seen.count("CheckpointRejected"), 0u);
@@ -151,6 +184,12 @@ TEST(SimulationDefectTest, SubmissionIsLost) {
                 };
               }),
               StartsWith("jobs/j3 was acknowledged and is lost"));
+}
+
+TEST(SimulationDefectTest, ActsOnWhatIsNotStored) {
+  EXPECT_NE(
+      FindDefect([](SimulatedCluster::Options* options) { options->act_without_store = true; }),
+      "");
 }
 
 TEST(SimulationDefectTest, EndIsLost) {

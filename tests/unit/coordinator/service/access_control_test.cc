@@ -62,6 +62,19 @@ TEST(PermissionTableTest, RolesAllowWhatTheyShould) {
   EXPECT_EQ(allowed(Token::ROLE_UNSPECIFIED), "none view submit admin node join ");
 }
 
+TEST(PermissionTableTest, NodesSeeOnlyJobsByName) {
+  std::set<std::string> of_nodes;
+  for (const std::string& name : ListedRpcs()) {
+    if (Allows(*RpcPermission(name), Token::ROLE_NODE)) of_nodes.insert(name);
+  }
+  EXPECT_THAT(of_nodes, ::testing::ElementsAre("muster.v1.JobService/GetJob",
+                                               "muster.v1.WorkerService/Session"));
+  for (const std::string& pattern : ListedRoutes()) {
+    if (pattern == "/healthz") continue;
+    EXPECT_FALSE(Allows(*HttpPermission(pattern), Token::ROLE_NODE)) << pattern;
+  }
+}
+
 TEST(AuthorizationTest, GoodOnes) {
   EXPECT_EQ(*TokenFromAuthorization("Bearer muster-12ab"), "muster-12ab");
   EXPECT_EQ(*TokenFromAuthorization("bearer muster-12ab"), "muster-12ab");
@@ -253,6 +266,29 @@ TEST_F(TokensTest, JoinTokensExpireAndMayNameANode) {
   const std::string bound = Make(Token::ROLE_JOIN, "w1");
   EXPECT_EQ(JoinReason(bound, Join("w2", "uid-1", security::MakeSecret())), "WRONG_NODE");
   EXPECT_EQ(JoinReason(bound, Join("w1", "uid-1", security::MakeSecret())), "");
+}
+
+TEST_F(TokensTest, ForgottenLongAfterTheirEnd) {
+  const std::string forever = Make(Token::ROLE_VIEW, "alice");
+  const std::string hour = Make(Token::ROLE_VIEW, "bob", absl::Hours(1));
+  const std::string revoked = Make(Token::ROLE_VIEW, "carol");
+  const std::string join = Make(Token::ROLE_JOIN, "");
+  const std::string hour_id = tokens().Find(hour)->token;
+  const std::string revoked_id = tokens().Find(revoked)->token;
+  const std::string join_id = tokens().Find(join, /*for_join=*/true)->token;
+  ASSERT_TRUE(TryJoin(join, Join("w1", "uid-1", security::MakeSecret())).ok());
+  tokens().Put({*tokens().PrepareRevoke(revoked_id)});
+
+  clock_.Advance(kTokenRetention - absl::Seconds(1));
+  EXPECT_THAT(tokens().Forget(), ::testing::IsEmpty());
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_THAT(tokens().Forget(), ::testing::UnorderedElementsAre(revoked_id, join_id));
+  clock_.Advance(absl::Hours(1));
+  EXPECT_THAT(tokens().Forget(), ::testing::UnorderedElementsAre(hour_id));
+  EXPECT_EQ(Reason("/v1/jobs", hour), "BAD_TOKEN");
+  EXPECT_EQ(Reason("/v1/jobs", forever), "");
+  // The other one is the node's credential.
+  EXPECT_EQ(tokens().List().size(), 2u);
 }
 
 TEST_F(TokensTest, NodeNameBelongsToOneWorker) {

@@ -27,6 +27,7 @@
 #include "nlohmann/json.hpp"
 #include "tests/support/certificate_authority.h"
 #include "tests/support/shared_data.h"
+#include "tests/support/small_job.h"
 #include "tests/support/worker_session.h"
 
 namespace muster::coordinator {
@@ -320,6 +321,47 @@ TEST_F(AccessTest, RevokingEndsAnOpenSession) {
   ASSERT_TRUE(Revoke(credential).ok());
   worker.SendHeartbeat();
   EXPECT_EQ(Reason(worker.Finish()), "TOKEN_REVOKED");
+}
+
+TEST_F(AccessTest, RevokingEndsOpenStreamsOfPeople) {
+  v1::CreateTokenResponse made;
+  ASSERT_TRUE(CreateToken(secrets_[Token::ROLE_ADMIN], Token::ROLE_VIEW, "alice", &made).ok());
+  {
+    grpc::ClientContext context;
+    v1::Job job;
+    ASSERT_TRUE(v1::JobService::NewStub(Connect(secrets_[Token::ROLE_SUBMIT]))
+                    ->CreateJob(&context, testing::SmallJobRequest("j"), &job)
+                    .ok());
+  }
+  // Both have nothing to say: the job waits for a node.
+  const auto of_alice = v1::JobService::NewStub(Connect(made.secret()));
+  const auto of_other = v1::JobService::NewStub(Connect(secrets_[Token::ROLE_VIEW]));
+  v1::WatchJobRequest watch;
+  watch.set_name("jobs/j");
+  v1::StreamLogsRequest logs;
+  logs.set_name("jobs/j");
+  logs.set_follow(true);
+  grpc::ClientContext watch_context;
+  grpc::ClientContext logs_context;
+  grpc::ClientContext other_context;
+  const auto watching = of_alice->WatchJob(&watch_context, watch);
+  const auto following = of_alice->StreamLogs(&logs_context, logs);
+  const auto other = of_other->WatchJob(&other_context, watch);
+  v1::WatchJobResponse news;
+  ASSERT_TRUE(watching->Read(&news));
+  ASSERT_TRUE(other->Read(&news));
+
+  ASSERT_TRUE(Revoke(made.token().name()).ok());
+  EXPECT_FALSE(watching->Read(&news));
+  EXPECT_EQ(Reason(watching->Finish()), "TOKEN_REVOKED");
+  v1::StreamLogsResponse text;
+  EXPECT_FALSE(following->Read(&text));
+  EXPECT_EQ(Reason(following->Finish()), "TOKEN_REVOKED");
+  // Another person's goes on.
+  app_.reset();
+  while (other->Read(&news)) {
+  }
+  EXPECT_EQ(Reason(other->Finish()), "UNAVAILABLE");
 }
 
 TEST_F(AccessTest, TokensSurviveARestart) {

@@ -37,13 +37,14 @@ constexpr absl::Duration kPatience = absl::Seconds(30);
 
 class Coordinator {
  public:
-  Coordinator(const std::string& url, const std::filesystem::path& folder)
+  Coordinator(const std::string& url, const std::filesystem::path& folder,
+              const std::string& listen = "127.0.0.1:0")
       : addresses_(folder / "addresses"), output_(folder / "output") {
     std::filesystem::create_directories(folder);
     Process::Options options;
     options.arguments = {(ProgramFolder() / "muster-coordinator").string(),
                          "--listen",
-                         "127.0.0.1:0",
+                         listen,
                          "--http",
                          "127.0.0.1:0",
                          "--store",
@@ -189,6 +190,24 @@ TEST_F(LeaderTest, StandbyTakesOverAfterKill9AndNothingIsLost) {
   second_->process().Signal(SIGKILL);
   ASSERT_TRUE(first_->WaitUntilItLeads()) << first_->Output();
   EXPECT_EQ(Jobs(first_->Channel()).size(), 21u);
+}
+
+TEST_F(LeaderTest, SubmitDuringATakeoverWaitsForIt) {
+  const std::string address = first_->grpc_address();
+  // Known before it leads.
+  const std::string next = absl::StrCat("127.0.0.2", address.substr(address.rfind(':')));
+  second_ = std::make_unique<Coordinator>(url_, folder_.path() / "next", next);
+  ASSERT_TRUE(second_->WaitUntilItStandsBy()) << second_->Output();
+  first_->process().Signal(SIGKILL);
+  ASSERT_TRUE(first_->process().Wait(kPatience).has_value());
+  const Finished submitted = muster::testing::Run(
+      {(ProgramFolder() / "muster").string(), "--coordinator", absl::StrCat(address, ",", next),
+       "submit", (SourceFolder() / "configs/quick/demo.textproto").string(), "--name", "during"},
+      kPatience);
+  EXPECT_EQ(submitted.exit_code, base::kExitCompleted) << submitted.output;
+  EXPECT_THAT(submitted.output, AllOf(HasSubstr("jobs/during"),
+                                      HasSubstr("the coordinator is away; trying again for 15s")));
+  EXPECT_THAT(Jobs(second_->Channel()), ::testing::ElementsAre("jobs/during"));
 }
 
 TEST_F(LeaderTest, LeaderThatWakesAfterItsLeaseCanNeitherWriteNorCommand) {

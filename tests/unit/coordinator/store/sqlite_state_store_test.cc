@@ -114,6 +114,38 @@ TEST_F(SqliteStateStoreTest, TakesUpAFileOfVersion1) {
   EXPECT_EQ((*store)->Load()->events[0].node(), "nodes/n");
 }
 
+// As release 0.2.0 made it: what its migration did to the tables of version 1.
+constexpr char kVersion2[] = R"sql(
+  ALTER TABLE events RENAME COLUMN job TO subject;
+  DROP INDEX events_by_job;
+  CREATE INDEX events_by_subject ON events (subject, sequence);
+  CREATE TABLE tokens (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+  UPDATE schema_version SET version = 2;
+  -- TokenRecord {id: "t"}
+  INSERT INTO tokens VALUES ('t', x'0a0174');
+)sql";
+
+TEST_F(SqliteStateStoreTest, TakesUpAFileOfVersion2) {
+  Execute(kVersion1);
+  Execute(kVersion2);
+  for (int submitted : {5, 6}) {
+    auto store = SqliteStateStore::Open(path_);
+    ASSERT_TRUE(store.ok()) << store.status();
+    const Snapshot snapshot = *(*store)->Load();
+    ASSERT_EQ(snapshot.jobs.size(), 1u);
+    EXPECT_EQ(snapshot.jobs[0].submit_sequence(), submitted);
+    EXPECT_EQ(snapshot.nodes.at(0).name(), "n");
+    EXPECT_EQ(snapshot.requests.at(0).job(), "jobs/a");
+    EXPECT_EQ(snapshot.tokens.at(0).id(), "t");
+    EXPECT_EQ(snapshot.events.at(0).sequence(), 9);
+    // In place of the old one, as ever.
+    Writes writes;
+    writes.jobs["jobs/a"] = Job("jobs/a", 6);
+    writes.requests["r"] = snapshot.requests[0];
+    ASSERT_TRUE((*store)->Commit(writes).ok());
+  }
+}
+
 TEST_F(SqliteStateStoreTest, MigrationThatFailsLeavesTheFileAsItWas) {
   Execute(kVersion1);
   // Stands in the second migration's way.

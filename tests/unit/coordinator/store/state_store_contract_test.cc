@@ -132,6 +132,19 @@ TEST_P(StateStoreTest, RemovesExpiredRequests) {
   EXPECT_EQ(store_->Load()->requests[0].request_id(), "new");
 }
 
+TEST_P(StateStoreTest, RemovesExpiredTokens) {
+  Writes writes;
+  writes.tokens["old"].set_id("old");
+  writes.tokens["new"].set_id("new");
+  ASSERT_TRUE(store_->Commit(writes).ok());
+  Writes later;
+  later.expired_tokens = {"old", "never there"};
+  EXPECT_FALSE(later.empty());
+  ASSERT_TRUE(store_->Commit(later).ok());
+  ASSERT_EQ(store_->Load()->tokens.size(), 1u);
+  EXPECT_EQ(store_->Load()->tokens[0].id(), "new");
+}
+
 TEST_P(StateStoreTest, RemovesExpiredJobsWithTheirEvents) {
   Writes writes;
   writes.jobs["jobs/old"] = Job("jobs/old", 1);

@@ -391,6 +391,23 @@ TEST_F(AllocationManagerTest, StopAsksThenKillsAndEndsWithTheLastProcess) {
   EXPECT_THAT(state_->ReadRecords(), IsEmpty());
 }
 
+TEST_F(AllocationManagerTest, AnAbortedGenerationIsKilledAtOnceAlsoWhileItIsStopping) {
+  PrepareAndRun(MakeAllocation(1, v1::Allocation::GOAL_RUN));
+  ASSERT_TRUE(Apply({}).ok());
+  EXPECT_THAT(launcher_.signals("rank-0"), ElementsAre(SIGTERM));
+  v1::DesiredState desired;
+  desired.add_aborted()->set_job("jobs/a");
+  desired.mutable_aborted(0)->set_generation(2);
+  ASSERT_TRUE(manager_->Apply(desired).ok());
+  EXPECT_THAT(launcher_.signals("rank-0"), ElementsAre(SIGTERM)) << "another generation was meant";
+  desired.mutable_aborted(0)->set_generation(1);
+  ASSERT_TRUE(manager_->Apply(desired).ok());
+  EXPECT_THAT(launcher_.signals("rank-0"), ElementsAre(SIGTERM, SIGKILL));
+  launcher_.End("rank-0", Killed(SIGKILL));
+  launcher_.End("rank-1", Killed(SIGKILL));
+  EXPECT_EQ(Only().phase(), Status::PHASE_STOPPED);
+}
+
 TEST_F(AllocationManagerTest, ANewGenerationWaitsForTheEndOfTheOld) {
   PrepareAndRun(MakeAllocation(1, v1::Allocation::GOAL_RUN));
   ASSERT_TRUE(Apply({MakeAllocation(2, v1::Allocation::GOAL_PREPARE)}).ok());

@@ -34,6 +34,12 @@ class FakeCoordinator final : public v1::WorkerService::Service {
     refusal_ = std::move(goodbye);
   }
 
+  // The next workers are answered with this version; by default with their own.
+  void SpeakVersion(int version) {
+    absl::MutexLock lock(&mutex_);
+    version_ = version;
+  }
+
   void Shutdown() {
     if (server_ == nullptr) return;
     server_->Shutdown(std::chrono::system_clock::now());
@@ -107,6 +113,8 @@ class FakeCoordinator final : public v1::WorkerService::Service {
         return grpc::Status::OK;
       }
       answer.mutable_welcome()->mutable_heartbeat_interval()->set_nanos(20'000'000);
+      answer.mutable_welcome()->set_protocol_version(
+          version_.value_or(message.hello().protocol_version()));
       stream->Write(answer);
       stream_ = stream;
     }
@@ -137,6 +145,7 @@ class FakeCoordinator final : public v1::WorkerService::Service {
   absl::Mutex mutex_;
   absl::CondVar changed_;
   std::optional<v1::Goodbye> refusal_ ABSL_GUARDED_BY(mutex_);
+  std::optional<int> version_ ABSL_GUARDED_BY(mutex_);
   grpc::ServerReaderWriter<v1::CoordinatorMessage, v1::WorkerMessage>* stream_
       ABSL_GUARDED_BY(mutex_) = nullptr;
   std::deque<v1::WorkerMessage> received_ ABSL_GUARDED_BY(mutex_);

@@ -367,6 +367,8 @@ TEST_F(WorkerTest, SendsLogsToTheirEnd) {
       [](const v1::WorkerMessage& m) { return m.has_log_chunk() && m.log_chunk().end(); });
   ASSERT_TRUE(error.has_value());
   EXPECT_THAT(error->log_chunk().error(), HasSubstr("rank 8 of jobs/a has not been started"));
+  // The log's end comes before the daemon sees that of the rank, and kills the other one.
+  EXPECT_TRUE(testing::WaitUntil([&] { return Trainers().empty(); }, absl::Seconds(20)));
 }
 
 TEST_F(WorkerTest, ARefusedWorkerIsToldWhy) {

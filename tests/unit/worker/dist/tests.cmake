@@ -1,5 +1,6 @@
 muster_test(SRC unit/worker/dist/batch_norm_kernels_test.cc LABELS unit DEPS muster::worker_model TORCH)
 muster_test(SRC unit/worker/dist/communicator_test.cc LABELS unit DEPS muster::worker_dist TORCH)
+muster_test(SRC unit/worker/dist/flight_record_test.cc LABELS unit DEPS muster::worker_dist TORCH)
 muster_test(SRC unit/worker/dist/gradient_reducer_test.cc LABELS unit DEPS muster::worker_dist TORCH)
 muster_test(SRC unit/worker/dist/process_groups_test.cc LABELS unit DEPS muster::worker_model muster::worker_dist TORCH)
 muster_test(SRC unit/worker/dist/sync_batch_norm_test.cc LABELS unit DEPS muster::worker_model muster::worker_dist TORCH)

@@ -48,6 +48,7 @@ class TwinCommunicator : public dist::Communicator {
   }
   std::string BroadcastBytes(const std::string& bytes, int) override { return bytes; }
   int64_t collectives() const override { return collectives_; }
+  absl::Duration waited() const override { return absl::ZeroDuration(); }
 
  private:
   int64_t collectives_ = 0;

@@ -93,6 +93,26 @@ TEST_F(CheckpointWriterTest, NamesTheTensorsThatDoNotFit) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("1.running_mean is unknown"));
 }
 
+TEST_F(CheckpointWriterTest, ABranchThatWasGivenUpDrivesNothingOut) {
+  {
+    CheckpointWriter writer({.folder = folder_, .job = "jobs/a", .keep_last = 2}, nullptr);
+    Snapshot left = At(9);
+    left.position.generation = 1;
+    writer.Write("step_9.pth", std::move(left));
+    Snapshot other = At(8);
+    other.position.generation = 1;
+    writer.Write("step_8.pth", std::move(other));
+  }
+  CheckpointWriter writer({.folder = folder_, .job = "jobs/a", .keep_last = 1}, nullptr);
+  Snapshot now = At(5);
+  now.position.generation = 3;
+  writer.Write("step_5.pth", std::move(now));
+  writer.Flush();
+  const std::vector<v1::Checkpoint> listed = checkpoint::ListCheckpoints(folder_, "test");
+  ASSERT_EQ(listed.size(), 1u);
+  EXPECT_EQ(listed[0].file(), "step_5.pth");
+}
+
 TEST_F(CheckpointWriterTest, AFailedWriteIsCountedAndLeavesTheOlderCheckpoint) {
   CheckpointWriter writer({.folder = folder_, .job = "", .keep_last = 2}, nullptr);
   writer.Write("step_1.pth", At(1));

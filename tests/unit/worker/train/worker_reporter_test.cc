@@ -23,12 +23,18 @@ class RecordingWorker : public internal::TrainerService::Service {
     const absl::MutexLock lock(&mutex_);
     reports_.push_back(*request);
     reply->set_stop(stop_);
+    reply->set_dump_collectives(ask_ && !request->has_collectives());
     return grpc::Status::OK;
   }
 
   void Stop() {
     const absl::MutexLock lock(&mutex_);
     stop_ = true;
+  }
+
+  void AskForCollectives() {
+    const absl::MutexLock lock(&mutex_);
+    ask_ = true;
   }
 
   // Waits for the first report that `wanted` accepts.
@@ -58,6 +64,7 @@ class RecordingWorker : public internal::TrainerService::Service {
   absl::Mutex mutex_;
   std::vector<internal::TrainerReport> reports_ ABSL_GUARDED_BY(mutex_);
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ask_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 class WorkerReporterTest : public ::testing::Test {
@@ -75,7 +82,11 @@ class WorkerReporterTest : public ::testing::Test {
   }
 
   WorkerReporter::Options Options() const {
-    return {.socket = socket_.string(), .job = "jobs/a", .generation = 3, .rank = 1};
+    return {.socket = socket_.string(),
+            .job = "jobs/a",
+            .generation = 3,
+            .rank = 1,
+            .dump_collectives = nullptr};
   }
 
   static internal::StepReport StepAt(int64_t step) {
@@ -83,6 +94,7 @@ class WorkerReporterTest : public ::testing::Test {
     report.mutable_progress()->set_step(step);
     report.set_steps_total(step);
     report.add_step_durations_seconds(0.5);
+    report.set_wait_seconds(0.25);
     return report;
   }
 
@@ -105,10 +117,13 @@ TEST_F(WorkerReporterTest, MergesStepsAndLosesNoDuration) {
   }
   EXPECT_TRUE(worker.reports().front().has_joined());
   int durations = 0;
+  double waits = 0;
   for (const auto& report : worker.reports()) {
     durations += report.step().step_durations_seconds_size();
+    waits += report.step().wait_seconds();
   }
   EXPECT_EQ(durations, 50);
+  EXPECT_DOUBLE_EQ(waits, 50 * 0.25);
   EXPECT_LT(worker.reports().size(), 30u);
 }
 
@@ -149,6 +164,26 @@ TEST_F(WorkerReporterTest, HearsThatItShouldStop) {
   reporter.Joined();
   worker.WaitFor([](const internal::TrainerReport& report) { return report.has_joined(); });
   EXPECT_TRUE(reporter.stop_requested());
+}
+
+TEST_F(WorkerReporterTest, WithNothingToTellItHearsThatItsCollectivesAreWanted) {
+  RecordingWorker worker;
+  const auto server = Serve(&worker);
+  WorkerReporter::Options options = Options();
+  options.dump_collectives = [] {
+    internal::CollectiveDump dump;
+    dump.add_collectives()->set_sequence(4711);
+    return dump;
+  };
+  WorkerReporter reporter(options);
+  const internal::TrainerReport alive =
+      worker.WaitFor([](const internal::TrainerReport& report) { return report.has_alive(); });
+  EXPECT_EQ(alive.rank(), 1);
+  worker.AskForCollectives();
+  const internal::TrainerReport dump = worker.WaitFor(
+      [](const internal::TrainerReport& report) { return report.has_collectives(); });
+  ASSERT_EQ(dump.collectives().collectives_size(), 1);
+  EXPECT_EQ(dump.collectives().collectives(0).sequence(), 4711);
 }
 
 TEST_F(WorkerReporterTest, WithoutAWorkerNothingHappens) {
