@@ -22,6 +22,7 @@
 #include "common/base/status_macros.h"
 #include "common/security/sha256_stream.h"
 #include "worker/daemon/https_get.h"
+#include "worker/daemon/wake_event.h"
 
 namespace muster::worker {
 namespace {
@@ -89,8 +90,7 @@ void CheckpointFetcher::Fetch::SetSources(std::vector<v1::CheckpointServer> sour
 void CheckpointFetcher::Fetch::Cancel() {
   absl::MutexLock lock(&mutex_);
   cancelled_ = true;
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written = write(stop_.get(), &one, sizeof(one));
+  Wake(stop_);
 }
 
 bool CheckpointFetcher::Fetch::cancelled() const {

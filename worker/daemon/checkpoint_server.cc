@@ -31,6 +31,7 @@
 #include "common/security/sha256_stream.h"
 #include "worker/checkpoint/checkpoint_list.h"
 #include "worker/daemon/tcp_socket.h"
+#include "worker/daemon/wake_event.h"
 
 namespace muster::worker {
 namespace {
@@ -129,11 +130,6 @@ std::string Refusal(int status) {
     default:
       return Head(400, "Bad Request", 0);
   }
-}
-
-void Wake(const UniqueFd& event) {
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written = write(event.get(), &one, sizeof(one));
 }
 
 bool IsReadable(int fd) {

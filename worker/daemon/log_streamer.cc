@@ -16,6 +16,7 @@
 
 #include "common/rpc/limits.h"
 #include "worker/daemon/rank_files.h"
+#include "worker/daemon/wake_event.h"
 
 namespace muster::worker {
 namespace {
@@ -146,8 +147,7 @@ void LogStreamer::Cancel(int64_t request_id) {
   absl::MutexLock lock(&mutex_);
   const auto it = streams_.find(request_id);
   if (it == streams_.end()) return;
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written = write(it->second->cancelled.get(), &one, sizeof(one));
+  Wake(it->second->cancelled);
 }
 
 void LogStreamer::Reap() {
@@ -169,8 +169,7 @@ void LogStreamer::StopAll() {
     streams.swap(streams_);
   }
   for (auto& [id, stream] : streams) {
-    const uint64_t one = 1;
-    [[maybe_unused]] const ssize_t written = write(stream->cancelled.get(), &one, sizeof(one));
+    Wake(stream->cancelled);
     stream->thread.join();
   }
 }

@@ -19,6 +19,7 @@
 #include "common/base/status_macros.h"
 #include "worker/daemon/probe_messages.h"
 #include "worker/daemon/tcp_socket.h"
+#include "worker/daemon/wake_event.h"
 
 namespace muster::worker {
 namespace {
@@ -138,8 +139,7 @@ PeerDialler::PeerDialler(std::string node, const base::Clock& clock, Options opt
       stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
 PeerDialler::~PeerDialler() {
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written = write(stop_.get(), &one, sizeof(one));
+  Wake(stop_);
   std::list<Work> works;
   {
     absl::MutexLock lock(&mutex_);

@@ -15,6 +15,7 @@
 
 #include "common/base/files.h"
 #include "common/base/status_macros.h"
+#include "worker/daemon/wake_event.h"
 
 namespace muster::worker {
 namespace {
@@ -30,12 +31,6 @@ constexpr absl::Duration kEchoMayTake = absl::Seconds(5);
 constexpr absl::Duration kBreather = absl::Seconds(1);
 
 void SetNonBlocking(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
-
-void Wake(const UniqueFd& event) {
-  const uint64_t one = 1;
-  // Fails only when a wake-up is pending already.
-  [[maybe_unused]] const ssize_t written = write(event.get(), &one, sizeof(one));
-}
 
 }  // namespace
 

@@ -18,6 +18,7 @@
 #include "common/base/files.h"
 #include "common/base/log.h"
 #include "common/base/status_macros.h"
+#include "worker/daemon/wake_event.h"
 
 namespace muster::worker {
 namespace {
@@ -186,11 +187,7 @@ std::unique_ptr<TrainerProcess> ProcessTrainerLauncher::Add(Watch watch) {
   return process;
 }
 
-void ProcessTrainerLauncher::Wake() {
-  const uint64_t one = 1;
-  // Fails only when a wake-up is pending already.
-  [[maybe_unused]] const ssize_t written = write(wake_.get(), &one, sizeof(one));
-}
+void ProcessTrainerLauncher::Wake() { worker::Wake(wake_); }
 
 void ProcessTrainerLauncher::Run() {
   std::vector<Watch> watches;
