@@ -1,5 +1,6 @@
 """A coordinator and workers on hosts of their own, which are network namespaces on one switch. Needs root."""
 import os
+import shutil
 import subprocess
 
 from muster_cluster import MusterCluster
@@ -11,10 +12,10 @@ def ip(*arguments, check=True):
 
 class HostsCluster(MusterCluster):
     listen = "10.232.0.1:7070"
-    # Between namespaces of one machine.
-    coordinator_flags = ("--insecure-network",)
 
     def __init__(self, options, workers=2):
+        if shutil.which("openssl") is None:
+            raise SystemExit("compare: openssl is missing, which makes the coordinator's certificate; scripts/setup installs it")
         self.prefix = f"muster-bench-{os.getpid()}-"
         self.hosts = ["coordinator", *range(workers)]
         self.make_network()
@@ -23,6 +24,21 @@ class HostsCluster(MusterCluster):
     def __exit__(self, *arguments):
         super().__exit__(*arguments)
         self.remove_network()
+
+    def prepare(self):
+        # Its own CA: nobody else has one.
+        certificate, key = self.folder / "coordinator.pem", self.folder / "coordinator.key"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=bench",
+                        "-addext", "subjectAltName=IP:10.232.0.1", "-keyout", key, "-out", certificate],
+                       check=True, capture_output=True)
+        token = subprocess.run([self.options.bin / "muster-coordinator", "create-token", "--store", self.folder / "store.sqlite",
+                                "--user", "bench"], check=True, capture_output=True, text=True).stdout.strip()
+        self.coordinator_flags = ("--tls-cert", certificate, "--tls-key", key)
+        self.environment = {"MUSTER_TLS_CA": str(certificate), "MUSTER_TOKEN": token}
+
+    def worker_environment(self):
+        return {"MUSTER_TLS_CA": self.environment["MUSTER_TLS_CA"],
+                "MUSTER_JOIN_TOKEN": self.muster("node-token", "create").strip()}
 
     def on(self, host):
         return ["ip", "netns", "exec", f"{self.prefix}{host}"]

@@ -52,6 +52,7 @@ def kill(pids):
 class MusterCluster:
     listen = "127.0.0.1:0"
     coordinator_flags = ()
+    environment = {}  # of `muster`
 
     def __init__(self, options, workers=2, worker_flags=None):
         """`worker_flags`: more flags, by the worker's number."""
@@ -61,6 +62,7 @@ class MusterCluster:
         self.workers = {}
         self.coordinator = None
         try:
+            self.prepare()
             self.start_coordinator(self.listen, "127.0.0.1:0")
             for index in range(workers):
                 self.start_worker(index)
@@ -78,6 +80,12 @@ class MusterCluster:
             process.wait()
         kill(processes(str(self.folder)))
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def prepare(self):
+        """Whatever must be in self.folder before the coordinator starts."""
+
+    def worker_environment(self):
+        return {}
 
     def on(self, host):
         """The beginning of a command line that runs on that host: "coordinator", or the number of a worker."""
@@ -98,11 +106,11 @@ class MusterCluster:
             [*self.on(index), self.options.bin / "muster-worker", "--coordinator", self.address, "--name", f"w{index}",
              "--slots", "1", "--state-dir", self.folder / f"w{index}", "--data-root", self.options.shared / "data",
              *self.worker_flags.get(index, ())],
-            stdout=subprocess.DEVNULL, stderr=open(self.folder / f"w{index}.log", "a"))
+            env={**os.environ, **self.worker_environment()}, stdout=subprocess.DEVNULL, stderr=open(self.folder / f"w{index}.log", "a"))
 
     def muster(self, *arguments):
         run = subprocess.run([*self.on("coordinator"), self.options.bin / "muster", "--coordinator", self.address, *arguments],
-                             capture_output=True, text=True, timeout=PATIENCE)
+                             env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=PATIENCE)
         if run.returncode != 0:
             raise RuntimeError(f"muster {' '.join(map(str, arguments))}: {run.stderr}")
         return run.stdout

@@ -22,8 +22,8 @@ struct CredentialOptions {
 };
 
 // What the channel to the coordinator at `address` takes; null: plaintext, without a token.
-// InvalidArgument or PermissionDenied when files cannot be used, and for a token that would travel
-// in plaintext beyond this machine.
+// InvalidArgument or PermissionDenied when files cannot be used, and for an address beyond this
+// machine without TLS.
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> LoadCredentials(
     const std::string& address, const CredentialOptions& options);
 

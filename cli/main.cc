@@ -91,6 +91,7 @@ int Main(int argc, char** argv) {
   app.add_option("--tls-key", credential_options.tls.key, "Its private key (PEM)")
       ->envname("MUSTER_TLS_KEY");
   std::function<int(const Context&)> run;
+  bool calls_coordinator = true;
 
   SubmitOptions submit;
   ListOptions list;
@@ -212,6 +213,7 @@ int Main(int argc, char** argv) {
         ->allow_extra_args(false);
     sub->add_flag("--json", json, "As JSON");
     sub->callback([&] {
+      calls_coordinator = false;
       run = [&](const Context& context) { return RenderConfig(config, overrides, json, context); };
     });
 
@@ -264,6 +266,7 @@ int Main(int argc, char** argv) {
     sub = app.add_subcommand("completion", "Print a completion script for bash");
     sub->footer("Example:\n  source <(muster completion)");
     sub->callback([&] {
+      calls_coordinator = false;
       run = [](const Context& context) {
         context.out << kBashCompletion;
         return static_cast<int>(base::kExitCompleted);
@@ -276,8 +279,8 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? base::kExitCompleted : base::kExitUsage;
   }
-  absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> credentials =
-      LoadCredentials(coordinator, credential_options);
+  absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> credentials = nullptr;
+  if (calls_coordinator) credentials = LoadCredentials(coordinator, credential_options);
   if (!credentials.ok()) {
     std::cerr << "muster: " << credentials.status().message() << "\n";
     return base::kExitUsage;

@@ -62,7 +62,6 @@ struct Flags {
   std::string tls_certificate;
   std::string tls_key;
   std::string tls_client_ca;
-  bool insecure_network = false;
 };
 
 std::string CheckDuration(const std::string& text) {
@@ -136,11 +135,9 @@ int ServeWhileLeading(App::Options options, const Flags& flags, const Surroundin
   using muster::coordinator::LeaderStandby;
   using muster::coordinator::PostgresLeaderLease;
   using muster::coordinator::PostgresStateStore;
-  // Not only when its turn comes.
+  // Not only when its turn comes. CheckAddresses has found them good.
   const auto listen = muster::base::ParseEndpoint(flags.listen);
   const auto http = muster::base::ParseEndpoint(flags.http);
-  if (!listen.ok()) return Fail(listen.status());
-  if (!http.ok()) return Fail(http.status());
   if (const absl::Status free = muster::base::TryListen(*listen); !free.ok()) return Fail(free);
 
   char host[256] = "";
@@ -153,7 +150,6 @@ int ServeWhileLeading(App::Options options, const Flags& flags, const Surroundin
   LeaderStandby::Options standby_options;
   standby_options.http = *http;
   standby_options.protection.tls = options.tls;
-  standby_options.protection.allow_plaintext_network = options.insecure_network;
   const auto pause = [&](absl::Duration duration) {
     const timespec wait = absl::ToTimespec(duration);
     const int signal = sigtimedwait(&around.signals, nullptr, &wait);
@@ -185,7 +181,6 @@ int Run(const Flags& flags, const sigset_t& signals) {
   App::Options options;
   options.listen_address = flags.listen;
   options.http_address = flags.http;
-  options.insecure_network = flags.insecure_network;
   options.tls = {flags.tls_certificate, flags.tls_key, flags.tls_client_ca};
   if (options.tls.certificate.empty() && !options.tls.empty()) {
     return Fail(absl::InvalidArgumentError("--tls-key and --tls-client-ca need --tls-cert"));
@@ -200,6 +195,7 @@ int Run(const Flags& flags, const sigset_t& signals) {
         absl::InvalidArgumentError("--lost-after must be at least twice --heartbeat-interval"),
         muster::base::kExitUsage);
   }
+  if (const absl::Status good = App::CheckAddresses(options); !good.ok()) return Fail(good);
   const muster::base::SystemClock clock;
   muster::base::ThreadTimerQueue timers(clock);
   const Surroundings around{clock, timers, signals};
@@ -265,8 +261,6 @@ int main(int argc, char** argv) {
       .add_option("--keep-finished", flags.keep_finished,
                   "At most so many jobs that have ended; the oldest go first")
       ->check(CLI::NonNegativeNumber);
-  parser.add_flag("--insecure-network", flags.insecure_network,
-                  "Allow plaintext without authentication on other addresses than loopback");
   parser.set_version_flag("--version", MUSTER_VERSION);
   muster::v1::Token token;
   std::string role = "admin";

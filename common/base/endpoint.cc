@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 
 namespace muster::base {
@@ -49,6 +50,16 @@ absl::StatusOr<Endpoint> ParseEndpoint(absl::string_view text) {
         absl::StrCat("bad address '", text, "': write an IPv6 address in brackets, [::1]:7070"));
   }
   return Endpoint{host.empty() ? "0.0.0.0" : std::string(host), port};
+}
+
+std::string FirstBeyondLoopback(absl::string_view addresses) {
+  for (const absl::string_view address : absl::StrSplit(addresses, ',')) {
+    const absl::StatusOr<Endpoint> endpoint = ParseEndpoint(address);
+    const bool here =
+        absl::StartsWith(address, "unix:") || (endpoint.ok() && endpoint->IsLoopback());
+    if (!here) return std::string(address);
+  }
+  return "";
 }
 
 absl::Status TryListen(const Endpoint& endpoint) {

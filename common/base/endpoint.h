@@ -22,6 +22,10 @@ struct Endpoint {
 // Port 0 is allowed (the system chooses).
 absl::StatusOr<Endpoint> ParseEndpoint(absl::string_view text);
 
+// The first of some addresses, with commas between them, that is not on this machine: neither
+// loopback nor "unix:PATH". Empty: all are.
+std::string FirstBeyondLoopback(absl::string_view addresses);
+
 // Listens there for a moment. Unavailable with address and reason when that cannot be, for example
 // "cannot listen on 127.0.0.1:7070: Address already in use; ...".
 absl::Status TryListen(const Endpoint& endpoint);

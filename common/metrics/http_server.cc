@@ -54,7 +54,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const base::Endpoi
   auto server = std::unique_ptr<HttpServer>(new HttpServer());
   if (!protection.tls.empty()) {
     MUSTER_ASSIGN_OR_RETURN(server->tls_, security::ServerTls::Load(protection.tls));
-  } else if (!endpoint.IsLoopback() && !protection.allow_plaintext_network) {
+  } else if (!endpoint.IsLoopback()) {
     return absl::FailedPreconditionError(
         absl::StrCat("refusing to serve plaintext on ", endpoint.ToString(),
                      ": listen on 127.0.0.1, or use TLS (--tls-cert, --tls-key)"));

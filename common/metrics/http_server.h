@@ -42,8 +42,6 @@ struct HttpResponse {
 struct HttpProtection {
   // Empty: plaintext, which is refused beyond loopback.
   security::TlsFiles tls;
-  // Plaintext on other addresses too: only where the network itself is trusted.
-  bool allow_plaintext_network = false;
   // Asked before each handler with the route's pattern and the request's Authorization header; an
   // answer is sent in place of the handler's. Not set: everybody may see everything.
   std::function<std::optional<HttpResponse>(const std::string& pattern,

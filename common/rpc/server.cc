@@ -32,8 +32,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   base::Endpoint endpoint;
   if (!is_unix) {
     MUSTER_ASSIGN_OR_RETURN(endpoint, base::ParseEndpoint(options.address));
-    if (options.credentials == nullptr && !options.allow_plaintext_network &&
-        !endpoint.IsLoopback()) {
+    if (options.credentials == nullptr && !endpoint.IsLoopback()) {
       return absl::FailedPreconditionError(
           absl::StrCat("refusing to serve plaintext on ", options.address,
                        ": listen on 127.0.0.1, or use TLS (--tls-cert, --tls-key)"));

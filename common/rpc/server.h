@@ -18,8 +18,6 @@ struct ServerOptions {
   std::vector<grpc::Service*> services;
   // Not set: plaintext, which is refused beyond loopback and unix sockets.
   std::shared_ptr<grpc::ServerCredentials> credentials = nullptr;
-  // Plaintext on other addresses too: only where the network itself is trusted.
-  bool allow_plaintext_network = false;
 };
 
 // A gRPC server with what all of ours share: health and reflection services, messages of at most

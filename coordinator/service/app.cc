@@ -32,11 +32,9 @@ absl::StatusOr<base::Endpoint> ParseAllowed(absl::string_view flag, const std::s
   if (!endpoint.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(flag, ": ", endpoint.status().message()));
   }
-  if (!endpoint->IsLoopback() && options.tls.empty() && !options.insecure_network) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(flag, " ", address,
-                     " is not a loopback address: it needs TLS (--tls-cert, --tls-key); plaintext "
-                     "without authentication there needs --insecure-network"));
+  if (!endpoint->IsLoopback() && options.tls.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        flag, " ", address, " is not a loopback address and needs TLS: --tls-cert and --tls-key"));
   }
   return endpoint;
 }
@@ -70,6 +68,11 @@ App::App(const Options& options, std::unique_ptr<StateStore> store, Snapshot sto
       http_api_(
           HttpApi::Deps{&state_thread_, &registry_, &metrics_, &access_, !options.tls.empty()}) {}
 
+absl::Status App::CheckAddresses(const Options& options) {
+  MUSTER_RETURN_IF_ERROR(ParseAllowed("--listen", options.listen_address, options).status());
+  return ParseAllowed("--http", options.http_address, options).status();
+}
+
 absl::StatusOr<std::unique_ptr<App>> App::Start(const Options& options,
                                                 std::unique_ptr<StateStore> store,
                                                 const base::Clock& clock,
@@ -90,7 +93,6 @@ absl::StatusOr<std::unique_ptr<App>> App::Start(const Options& options,
   std::unique_ptr<App> app(new App(limited, std::move(store), std::move(stored), clock, timers));
   rpc::ServerOptions server;
   server.address = listen.ToString();
-  server.allow_plaintext_network = options.insecure_network;
   server.services = {&app->job_service_, &app->node_service_, &app->worker_service_,
                      &app->access_service_};
   if (!options.tls.empty()) {
@@ -99,7 +101,6 @@ absl::StatusOr<std::unique_ptr<App>> App::Start(const Options& options,
   MUSTER_ASSIGN_OR_RETURN(app->grpc_server_, rpc::Server::Start(server));
   metrics::HttpProtection protection;
   protection.tls = options.tls;
-  protection.allow_plaintext_network = options.insecure_network;
   protection.refuse = [api = &app->http_api_](const std::string& pattern,
                                               const std::string& authorization) {
     return api->Refuse(pattern, authorization);

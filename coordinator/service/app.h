@@ -46,14 +46,14 @@ class App {
     AccessControl::Options access;
     // Fewer where the limit of open files does not allow as many.
     int max_sessions = 16'000;
-    // Plaintext and no authentication beyond loopback, where the network itself is trusted.
-    bool insecure_network = false;
     ClusterState::Options state;
     // Called once, from a thread of the app's, when another coordinator has taken the store: then
     // end this object. May be null.
     std::function<void()> store_lost = nullptr;
   };
 
+  // InvalidArgument for an address that is none, or that is beyond loopback without TLS.
+  static absl::Status CheckAddresses(const Options& options);
   // Takes up what the store holds and serves. Unavailable when an address cannot be bound;
   // InvalidArgument for options, TLS files among them, that cannot be used; FailedPrecondition when
   // the limit of open files leaves no room for workers.

@@ -7,6 +7,7 @@
 
 #include <memory>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -241,35 +242,48 @@ TEST_F(SecureClusterTest, CertificatesAreRenewedWithoutARestart) {
 TEST_F(SecureClusterTest, TheProgramsSayWhatIsMissing) {
   const security::TlsFiles tls = authority_.Issue("coordinator");
   const auto coordinator = [&](std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), {Program("muster-coordinator"), "--store", Store()});
+    arguments.insert(arguments.begin(), Program("muster-coordinator"));
+    if (!absl::c_linear_search(arguments, "--store")) {
+      arguments.insert(arguments.end(), {"--store", Store()});
+    }
     const Finished finished = testing::Run(arguments, kPatience);
     EXPECT_EQ(finished.exit_code, base::kExitUsage) << finished.output;
     return finished.output;
   };
-  EXPECT_THAT(coordinator({"--listen", "0.0.0.0:0"}), HasSubstr("--tls-cert"));
+  EXPECT_EQ(coordinator({"--listen", "0.0.0.0:0"}),
+            "muster-coordinator: --listen 0.0.0.0:0 is not a loopback address and needs TLS: "
+            "--tls-cert and --tls-key\n");
   EXPECT_THAT(coordinator({"--http", "0.0.0.0:0"}), HasSubstr("--tls-cert"));
+  // Also where another coordinator may lead: the store is not asked first.
+  EXPECT_THAT(coordinator({"--store", "postgresql://nobody@192.0.2.1/none", "--http", "0.0.0.0:0"}),
+              HasSubstr("--tls-cert"));
   EXPECT_THAT(coordinator({"--tls-cert", tls.certificate}), HasSubstr("together"));
   EXPECT_THAT(coordinator({"--tls-client-ca", tls.ca}), HasSubstr("need --tls-cert"));
   EXPECT_THAT(coordinator({"--tls-cert", tls.certificate, "--tls-key", folder_.path() / "none"}),
               HasSubstr("none"));
 
-  const Finished cli = testing::Run(
-      {Program("muster"), "--coordinator", "192.0.2.1:7070", "--token", "muster-12", "list"},
-      kPatience);
+  const Finished cli =
+      testing::Run({Program("muster"), "--coordinator", "192.0.2.1:7070", "list"}, kPatience);
   EXPECT_EQ(cli.exit_code, base::kExitUsage);
   EXPECT_THAT(cli.output, HasSubstr("in plaintext"));
 
   const auto worker = [&](std::vector<std::string> arguments,
                           const std::vector<std::string>& environment) {
     arguments.insert(arguments.begin(),
-                     {Program("muster-worker"), "--coordinator", "127.0.0.1:1", "--name", "w1",
-                      "--state-dir", StateFolder("w1"), "--data-root", folder_.path() / "data"});
+                     {Program("muster-worker"), "--name", "w1", "--state-dir", StateFolder("w1"),
+                      "--data-root", folder_.path() / "data"});
+    if (!absl::c_linear_search(arguments, "--coordinator")) {
+      arguments.insert(arguments.end(), {"--coordinator", "127.0.0.1:1"});
+    }
     const Finished finished = testing::Run(arguments, kPatience, environment);
     EXPECT_EQ(finished.exit_code, base::kExitUsage) << finished.output;
     return finished.output;
   };
   EXPECT_THAT(worker({"--metrics", "0.0.0.0:0"}, {}), HasSubstr("refusing to serve plaintext"));
   EXPECT_THAT(worker({}, {"MUSTER_JOIN_TOKEN=muster-12"}), HasSubstr("--tls-ca"));
+  EXPECT_THAT(worker({"--coordinator", "192.0.2.1:7070"}, {}),
+              ::testing::MatchesRegex("muster-worker: --coordinator 192.0.2.1:7070 is not a "
+                                      "loopback address .*--tls-ca.\n"));
 }
 
 }  // namespace

@@ -2,4 +2,4 @@ muster_test(SRC integration/secure_cluster_test.cc LABELS integration DEPS muste
   muster::certificate_authority PkgConfig::CPPHTTPLIB nlohmann_json::nlohmann_json PROGRAMS muster muster-coordinator muster-worker)
 muster_test(SRC integration/network_test.cc LABELS integration TIMEOUT 300 RESOURCE_LOCK cluster
   PROGRAMS muster muster-coordinator muster-worker
-  DEPS muster::network_namespaces muster::testing muster::process nlohmann_json::nlohmann_json)
+  DEPS muster::host_cluster)

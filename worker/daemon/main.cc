@@ -237,8 +237,6 @@ int Main(int argc, char** argv) {
   app.add_option("--keep-finished-gb", keep_finished_gb,
                  "At most so many GB of them; the oldest go first; default: half of the disk")
       ->check(CLI::PositiveNumber);
-  app.add_flag("--insecure-network", options.insecure_network,
-               "Allow /metrics in plaintext on other addresses than loopback");
   app.add_flag("--keep-trainers", keep_trainers,
                "Leave trainers running when this daemon is ended");
   app.set_version_flag("--version", MUSTER_VERSION);

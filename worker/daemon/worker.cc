@@ -9,7 +9,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
+#include "common/base/endpoint.h"
 #include "common/base/log.h"
 #include "common/base/random_id.h"
 #include "common/base/status_macros.h"
@@ -105,6 +107,13 @@ Worker::Worker(const WorkerOptions& options, StateFolder state, DataAccess data,
 
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(
     const WorkerOptions& options, std::function<void(const std::string& reason)> on_refused) {
+  const std::string beyond = base::FirstBeyondLoopback(absl::StrJoin(options.coordinators, ","));
+  if (options.tls.empty() && !beyond.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--coordinator ", beyond,
+                     " is not a loopback address and is not spoken to in plaintext: give the "
+                     "coordinator's CA (--tls-ca)"));
+  }
   MUSTER_ASSIGN_OR_RETURN(StateFolder state, StateFolder::Open(options.state_dir));
   MUSTER_ASSIGN_OR_RETURN(DataAccess data, DataAccess::Open(options.data_roots, options.name));
   MUSTER_ASSIGN_OR_RETURN(std::filesystem::path socket, state.TrainerSocket());
@@ -118,7 +127,6 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(
   worker->manager_.AdoptRecorded();
   MUSTER_RETURN_IF_ERROR(worker->trainers_.Start(worker->trainer_socket_));
   metrics::HttpProtection protection;
-  protection.allow_plaintext_network = options.insecure_network;
   // Beyond loopback /metrics is for those with a certificate of the cluster's CA.
   if (!options.metrics.IsLoopback() && !options.tls.certificate.empty()) {
     protection.tls = options.tls;

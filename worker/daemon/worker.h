@@ -56,12 +56,10 @@ struct WorkerOptions {
   std::string scheduled_events;
   std::string vm_name;
   // The CA of the coordinator, and this worker's own certificate and key, which /metrics beyond
-  // loopback is served with; empty: plaintext.
+  // loopback is served with; empty: plaintext, on loopback only.
   security::TlsFiles tls;
   // Lets a node join whose credential the coordinator does not know; may be empty.
   std::string join_token;
-  // /metrics in plaintext beyond loopback.
-  bool insecure_network = false;
   // CPU threads of a slot; 0: cores / slots.
   int threads_per_slot = 0;
   // Of the files of jobs that have ended.

@@ -32,6 +32,12 @@ TEST(EndpointTest, RefusesOthers) {
   }
 }
 
+TEST(EndpointTest, FindsWhatIsNotOnThisMachine) {
+  EXPECT_EQ(FirstBeyondLoopback("127.0.0.1:7070,[::1]:7070,unix:/run/muster.sock"), "");
+  EXPECT_EQ(FirstBeyondLoopback("127.0.0.1:7070,10.0.0.4:7070,10.0.0.5:7070"), "10.0.0.4:7070");
+  EXPECT_EQ(FirstBeyondLoopback("0.0.0.0:0"), "0.0.0.0:0");
+}
+
 TEST(EndpointTest, ListenErrorSaysWhy) {
   EXPECT_THAT(std::string(ListenError({"203.0.113.7", 1}).message()),
               HasSubstr("cannot listen on 203.0.113.7:1: Cannot assign requested address"));

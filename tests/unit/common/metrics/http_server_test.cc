@@ -69,9 +69,6 @@ TEST(HttpServerTest, ThePortIsFreeAfterTheEnd) {
 TEST(HttpServerTest, PlaintextStaysOnLoopback) {
   const auto refused = HttpServer::Start({"0.0.0.0", 0}, {HealthRoute()});
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
-  HttpProtection protection;
-  protection.allow_plaintext_network = true;
-  EXPECT_TRUE(HttpServer::Start({"0.0.0.0", 0}, {HealthRoute()}, protection).ok());
 }
 
 TEST(HttpServerTest, RefusalsComeBeforeTheHandler) {

@@ -88,11 +88,6 @@ TEST(ServerTest, PlaintextStaysOnLoopback) {
   ScriptedNodes nodes;
   EXPECT_EQ(Server::Start({.address = "0.0.0.0:0", .services = {&nodes}}).status().code(),
             absl::StatusCode::kFailedPrecondition);
-  EXPECT_TRUE(Server::Start({.address = "0.0.0.0:0",
-                             .services = {&nodes},
-                             .credentials = nullptr,
-                             .allow_plaintext_network = true})
-                  .ok());
 }
 
 TEST(ServerTest, BadAddress) {

@@ -413,8 +413,6 @@ TEST_F(ApiTest, PlaintextBeyondLoopbackIsRefused) {
   options.listen_address = "127.0.0.1:0";
   options.http_address = "0.0.0.0:0";
   EXPECT_FALSE(App::Start(options, std::make_unique<MemoryStateStore>(), clock_, timers_).ok());
-  options.insecure_network = true;
-  EXPECT_TRUE(App::Start(options, std::make_unique<MemoryStateStore>(), clock_, timers_).ok());
 }
 
 }  // namespace
