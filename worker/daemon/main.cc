@@ -280,6 +280,8 @@ int Main(int argc, char** argv) {
 }  // namespace muster::worker
 
 int main(int argc, char** argv) {
+  // As the coordinator: Debian's Abseil looks for deadlocks at each lock, gRPC's among them.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   // Not an option of the daemon's: it is how the daemon calls itself.
   if (argc > 1 && std::string(argv[1]) == "shim") {
     return muster::worker::ShimMain({argv + 2, argv + argc});
