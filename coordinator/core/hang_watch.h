@@ -16,9 +16,12 @@ namespace muster::coordinator {
 //
 // The job's own step times set the limit: the longest of kShortestLimit, kSteps times the mean step
 // and kGaps times the longest time between two signs of progress of late. It holds while all ranks
-// train, once kGapsToLearn such times are known. Before that, while a rank loads or evaluates, and
-// after the last step (the last checkpoint is written), it is kLongLimit, or more if the job has
-// shown that it needs more. A rank that has told nothing yet is not watched.
+// train, once kGapsToLearn such times are known. While all ranks evaluate and some have images
+// left, it is likewise the longest of kShortestLimit and kGaps times the longest time that one rank
+// has taken for its next images of late: some ranks are done before others, so that the times
+// between any two signs tell less. Before enough is known, while a rank loads, the detections are
+// scored, and after the last step (the last checkpoint is written), it is kLongLimit, or more if
+// the job's steps have shown that it needs more. A rank that has told nothing yet is not watched.
 class HangWatch {
  public:
   static constexpr absl::Duration kShortestLimit = absl::Seconds(15);
@@ -35,7 +38,10 @@ class HangWatch {
   void See(int rank, v1::TrainProgress::Phase phase);
   // Some rank has done `step` steps, more than before.
   void Step(int64_t step, absl::Duration now);
-  // Some other sign of life: images evaluated, a checkpoint.
+  // The rank evaluates and has so many images left (0: none, or an older worker's). Whether that is
+  // news.
+  bool Evaluate(int rank, int64_t images_left, absl::Duration now);
+  // Some other sign of life: a checkpoint.
   void Move(absl::Duration now);
   // All steps are done, or not.
   void SetFinished(bool finished) { finished_ = finished; }
@@ -49,7 +55,17 @@ class HangWatch {
  private:
   static constexpr size_t kKeptGaps = 100;
 
+  // Of one rank, in the evaluation under way.
+  struct Share {
+    int64_t images_left = 0;
+    absl::Duration since;
+    // All of the time since then was its own.
+    bool whole = true;
+  };
+
+  static void Keep(absl::Duration gap, std::deque<absl::Duration>* gaps);
   bool Training() const;
+  bool Evaluating() const;
 
   // The last sign of progress.
   absl::Duration last_;
@@ -60,6 +76,8 @@ class HangWatch {
   bool finished_ = false;
   std::map<int, v1::TrainProgress::Phase> phases_;
   std::deque<absl::Duration> gaps_;
+  std::map<int, Share> shares_;
+  std::deque<absl::Duration> evaluation_gaps_;
   // Exponential mean; zero: none is known.
   absl::Duration mean_step_;
 };

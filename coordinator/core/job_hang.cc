@@ -33,6 +33,10 @@ void JobMachine::NoteStep(int64_t step, Instant now) {
   hang_inquiry_.reset();
 }
 
+void JobMachine::NoteEvaluation(int rank, int64_t images_left, Instant now) {
+  if (hang_watch_.Evaluate(rank, images_left, now.monotonic)) hang_inquiry_.reset();
+}
+
 void JobMachine::NoteMove(Instant now) {
   hang_watch_.Move(now.monotonic);
   hang_inquiry_.reset();

@@ -229,6 +229,7 @@ class JobMachine {
   // job_hang.cc
   void WatchGeneration(Instant now);
   void NoteStep(int64_t step, Instant now);
+  void NoteEvaluation(int rank, int64_t images_left, Instant now);
   void NoteMove(Instant now);
   void NoteStepTimes(const v1::RankProgress& progress, JobOutput* out);
   HangVerdict JudgeHang(Instant now) const;

@@ -36,6 +36,9 @@ void JobMachine::ReportRankStep(absl::string_view node, const v1::RankProgress& 
   v1::RankPlacement* rank = record_.mutable_job()->mutable_ranks(progress.rank());
   if (rank->node() != absl::StrCat("nodes/", node)) return;
   hang_watch_.See(progress.rank(), progress.phase());
+  if (progress.phase() == v1::TrainProgress::PHASE_EVALUATING) {
+    NoteEvaluation(progress.rank(), progress.eval_images_left(), now);
+  }
   NoteStepTimes(progress, out);
   if (rank->step() == progress.step()) return;
   if (progress.step() > rank->step()) {

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -99,6 +100,51 @@ TEST_F(HangTest, AStoppedRankIsNamed) {
                     HasSubstr("muster::"), HasSubstr("main")));
   ExpectGoesOn(cluster, name);
   EXPECT_THAT(cluster.Muster({"events", "--job", name}).output, HasSubstr("Hang"));
+}
+
+TEST_F(HangTest, ARankThatIsStoppedInAnEvaluationIsNamed) {
+  LocalCluster cluster(Options());
+  ASSERT_TRUE(cluster.WaitForNodes(2, absl::Seconds(30)));
+  // 48 views, of larger images: it takes some seconds.
+  const std::string name = Submit(
+      cluster, 1,
+      {"--set", "data.val.annotations=annotations/instances_train.json", "--set",
+       "data.val.images=images/train.zip", "--set", "data.test_images_per_rank=1", "--set",
+       "data.test_scale={long_side: 512 short_side: 384}", "--set",
+       "data.test_pad_size={long_side: 512 short_side: 384}", "--set", "evaluation.tta_flip=true"});
+  // Of one rank: what the coordinator must know to learn the pace.
+  std::set<int64_t> seen;
+  const v1::Job evaluating = cluster.WaitForJob(
+      name,
+      [&](const v1::Job& job) {
+        if (job.progress().eval_images() > 0) seen.insert(job.progress().eval_images());
+        return seen.size() == 3;
+      },
+      kJobTimeout);
+  ASSERT_EQ(evaluating.progress().phase(), v1::TrainProgress::PHASE_EVALUATING)
+      << evaluating.DebugString();
+  ASSERT_EQ(evaluating.progress().eval_images_total(), 48);
+  const int culprit = RankOn(evaluating, "nodes/w1");
+  const std::vector<pid_t> victims = cluster.Trainers(1);
+  ASSERT_EQ(victims.size(), 1u);
+  const absl::Time stopped = absl::Now();
+  ASSERT_EQ(kill(victims[0], SIGSTOP), 0);
+
+  const v1::Job hung = AwaitVerdict(cluster, name);
+  EXPECT_LT(absl::Now() - stopped, kNamedWithin);
+  EXPECT_THAT(
+      hung.first_failure().message(),
+      AllOf(HasSubstr(absl::StrCat("hang: rank ", culprit, " on nodes/w1 made no step for ")),
+            HasSubstr(": its process is stopped (state T); rank "),
+            HasSubstr(" waits for it in ")));
+  EXPECT_EQ(hung.first_failure().node(), "nodes/w1");
+  // The evaluation is made up for, and no step is done again.
+  const v1::Job job = cluster.WaitForJob(
+      name, [](const v1::Job&) { return false; }, kJobTimeout);
+  ExpectFinished(job, 1);
+  EXPECT_EQ(job.generation(), 2);
+  EXPECT_EQ(job.restarts(), 1);
+  EXPECT_EQ(job.newest_checkpoint().generation(), 1);
 }
 
 TEST_F(HangTest, ADataReadThatBlocksIsNamed) {

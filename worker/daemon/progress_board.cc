@@ -34,6 +34,9 @@ void ProgressBoard::Fill(v1::Heartbeat* heartbeat) {
     told->set_rank(rank);
     told->set_step(entry.progress.step());
     told->set_phase(entry.progress.phase());
+    if (entry.progress.phase() == v1::TrainProgress::PHASE_EVALUATING) {
+      told->set_eval_images_left(entry.progress.eval_images_total() - entry.progress.eval_images());
+    }
     if (entry.steps > 0) {
       told->set_compute_seconds(std::max(0.0, entry.seconds - entry.wait_seconds) / entry.steps);
       told->set_wait_seconds(entry.wait_seconds / entry.steps);

@@ -104,6 +104,8 @@ std::optional<std::vector<eval::Detection>> Evaluator::DetectShare(
       if (!on_progress(done, total)) return std::nullopt;
     }
   }
+  // With fewer batches than another rank it has not come so far.
+  if (done < total && !on_progress(total, total)) return std::nullopt;
   std::vector<eval::Detection> detections;
   for (auto& [index, views] : found) {
     Append(MergeViews(std::move(views), job_.model().roi_head()), ids.at(index),

@@ -35,8 +35,8 @@ class Evaluator {
   Evaluator(const config::v1::TrainJob& job, const DataSplit& split, at::Device device);
 
   // Called at the start and after each batch with the number of images that are done, of all ranks
-  // if these are as far as this one (an image counts once for each view), and the total. False:
-  // stop.
+  // if these are as far as this one (an image counts once for each view), and the total, which it
+  // is once this rank's share is done. False: stop.
   using OnProgress = std::function<bool(int64_t done, int64_t total)>;
 
   // Detections in the given images (indices into the data set), in no order of images; nullopt when

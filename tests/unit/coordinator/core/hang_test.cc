@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -52,7 +53,8 @@ class HangTest : public ::testing::Test {
     }
   }
   void Heartbeat(const std::string& node, const std::string& job, int64_t step,
-                 v1::TrainProgress::Phase phase = v1::TrainProgress::PHASE_TRAINING) {
+                 v1::TrainProgress::Phase phase = v1::TrainProgress::PHASE_TRAINING,
+                 int64_t eval_images_left = 0) {
     HeartbeatCommand command;
     command.session = driver_.session(node);
     v1::RankProgress* progress = command.heartbeat.add_ranks();
@@ -61,6 +63,7 @@ class HangTest : public ::testing::Test {
     progress->set_rank(node == "a" ? 0 : 1);
     progress->set_step(step);
     progress->set_phase(phase);
+    progress->set_eval_images_left(eval_images_left);
     driver_.Apply(command);
   }
   std::vector<v1::DiagnosisRequest> RequestsTo(const std::string& node) {
@@ -194,7 +197,46 @@ TEST_F(HangTest, AStepMeanwhileEndsTheInquiry) {
   EXPECT_THAT(RequestsTo("a"), SizeIs(2));
 }
 
-TEST_F(HangTest, AnEvaluationMayTakeItsTime) {
+TEST_F(HangTest, ARankThatStandsStillInAnEvaluationIsNamed) {
+  const std::string job = Run();
+  Train(job, 10);
+  const auto evaluate = [&](const std::string& node, int64_t left) {
+    Heartbeat(node, job, step_, v1::TrainProgress::PHASE_EVALUATING, left);
+  };
+  for (int64_t left = 20; left >= 0; --left) {
+    evaluate("a", left);
+    evaluate("b", std::max<int64_t>(left, 12));
+    driver_.Advance(absl::Seconds(1));
+  }
+  EXPECT_THAT(RequestsTo("b"), IsEmpty()) << "a goes on";
+  driver_.Advance(absl::Seconds(15));
+  ASSERT_THAT(RequestsTo("b"), SizeIs(1));
+  Say("a", Answer("a", "S"));
+  Say("b", Answer("b", "T"));
+  driver_.Advance(absl::Milliseconds(250));
+  EXPECT_NE(driver_.job(job).state(), v1::Job::STATE_RUNNING);
+  EXPECT_EQ(driver_.job(job).first_failure().node(), "nodes/b");
+}
+
+TEST_F(HangTest, ARankThatEvaluatesOnIsLetAlone) {
+  const std::string job = Run();
+  Train(job, 10);
+  for (int64_t left = 20; left > 10; --left) {
+    for (const char* node : {"a", "b"}) {
+      Heartbeat(node, job, step_, v1::TrainProgress::PHASE_EVALUATING, left);
+    }
+    driver_.Advance(absl::Seconds(1));
+  }
+  driver_.Advance(absl::Seconds(15));
+  ASSERT_THAT(RequestsTo("b"), SizeIs(1));
+  Heartbeat("b", job, step_, v1::TrainProgress::PHASE_EVALUATING, 10);
+  Say("a", Answer("a", "S"));
+  Say("b", Answer("b", "T"));
+  driver_.Advance(absl::Seconds(30));
+  EXPECT_EQ(driver_.job(job).state(), v1::Job::STATE_RUNNING);
+}
+
+TEST_F(HangTest, AnEvaluationOfOlderWorkersMayTakeItsTime) {
   const std::string job = Run();
   Train(job, 10);
   Heartbeat("a", job, step_, v1::TrainProgress::PHASE_EVALUATING);

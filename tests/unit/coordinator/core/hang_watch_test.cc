@@ -24,6 +24,19 @@ class HangWatchTest : public ::testing::Test {
       watch_.Step(++step_, now_);
     }
   }
+  // Both, an image each time.
+  void Evaluate(absl::Duration image_time, int images, int64_t* left) {
+    if (*left > 0) See(Progress::PHASE_EVALUATING);
+    watch_.Evaluate(0, *left, now_);
+    watch_.Evaluate(1, *left, now_);
+    for (int i = 0; i < images; ++i) {
+      now_ += image_time;
+      EXPECT_FALSE(watch_.Overdue(now_)) << *left;
+      --*left;
+      watch_.Evaluate(0, *left, now_);
+      watch_.Evaluate(1, *left, now_);
+    }
+  }
   void See(Progress::Phase phase) {
     watch_.See(0, phase);
     watch_.See(1, phase);
@@ -97,7 +110,67 @@ TEST_F(HangWatchTest, ALongCheckpointIsRemembered) {
   EXPECT_EQ(TimeToOverdue(), HangWatch::kShortestLimit);
 }
 
-TEST_F(HangWatchTest, AnEvaluationHasALimitOfItsOwn) {
+TEST_F(HangWatchTest, LearnsAnEvaluationsLimitFromItsOwnPace) {
+  See(Progress::PHASE_TRAINING);
+  Train(absl::Seconds(8), 30);
+  See(Progress::PHASE_EVALUATING);
+  int64_t left = 1000;
+  Evaluate(absl::Seconds(2), 1, &left);
+  EXPECT_EQ(TimeToOverdue(), HangWatch::kLongLimit) << "too little is known";
+  Evaluate(absl::Seconds(2), 5, &left);
+  // Whatever the steps took.
+  EXPECT_EQ(TimeToOverdue(), HangWatch::kShortestLimit);
+  Evaluate(absl::Seconds(7), 1, &left);
+  EXPECT_EQ(TimeToOverdue(), absl::Seconds(28));
+  // The next evaluation knows from its start.
+  See(Progress::PHASE_TRAINING);
+  Train(absl::Seconds(8), 5);
+  See(Progress::PHASE_EVALUATING);
+  left = 1000;
+  Evaluate(absl::Milliseconds(1), 1, &left);
+  EXPECT_EQ(TimeToOverdue(), absl::Seconds(28));
+}
+
+TEST_F(HangWatchTest, ARankThatEvaluatesForLongerThanOthersHasItsOwnPace) {
+  See(Progress::PHASE_EVALUATING);
+  watch_.Evaluate(0, 100, now_);
+  watch_.Evaluate(1, 100, now_);
+  // Rank 0 is soon done, and rank 1 has new images every 10 s only.
+  for (int i = 1; i <= 10; ++i) watch_.Evaluate(0, 100 - 10 * i, now_ + absl::Seconds(i));
+  for (int i = 1; i <= 4; ++i) {
+    now_ += absl::Seconds(10);
+    EXPECT_FALSE(watch_.Overdue(now_));
+    watch_.Evaluate(1, 100 - i, now_);
+  }
+  EXPECT_EQ(TimeToOverdue(), absl::Seconds(40));
+}
+
+TEST_F(HangWatchTest, ScoringIsNotMeasuredByTheImages) {
+  See(Progress::PHASE_EVALUATING);
+  int64_t left = 10;
+  Evaluate(absl::Seconds(1), 10, &left);
+  ASSERT_EQ(left, 0);
+  EXPECT_EQ(TimeToOverdue(), HangWatch::kLongLimit);
+  // Rank 0 alone is still at it, by an older trainer's count of images.
+  left = 10;
+  Evaluate(absl::Seconds(1), 9, &left);
+  EXPECT_EQ(TimeToOverdue(), HangWatch::kShortestLimit);
+  watch_.See(1, Progress::PHASE_TRAINING);
+  EXPECT_EQ(TimeToOverdue(), HangWatch::kLongLimit);
+}
+
+TEST_F(HangWatchTest, TimeThatNobodyWatchedIsNoPaceOfAnEvaluation) {
+  See(Progress::PHASE_EVALUATING);
+  int64_t left = 100;
+  Evaluate(absl::Seconds(1), 10, &left);
+  now_ += absl::Minutes(10);
+  watch_.Forgive(absl::Minutes(10));
+  EXPECT_EQ(TimeToOverdue(), HangWatch::kShortestLimit);
+  Evaluate(absl::Seconds(1), 1, &left);
+  EXPECT_EQ(TimeToOverdue(), HangWatch::kShortestLimit);
+}
+
+TEST_F(HangWatchTest, AnOlderWorkersEvaluationHasALongLimit) {
   See(Progress::PHASE_TRAINING);
   Train(absl::Milliseconds(500), 30);
   // One rank is enough: the others wait for it.

@@ -13,6 +13,7 @@ muster_test(SRC unit/worker/daemon/diagnosis_test.cc LABELS unit DEPS muster::wo
 muster_test(SRC unit/worker/daemon/network_interfaces_test.cc LABELS unit DEPS muster::worker_daemon)
 muster_test(SRC unit/worker/daemon/network_probe_test.cc LABELS unit DEPS muster::worker_daemon muster::process)
 muster_test(SRC unit/worker/daemon/outbox_test.cc LABELS unit DEPS muster::worker_daemon muster::testing)
+muster_test(SRC unit/worker/daemon/progress_board_test.cc LABELS unit DEPS muster::worker_daemon)
 muster_test(SRC unit/worker/daemon/process_trainer_launcher_test.cc LABELS unit DEPS muster::worker_daemon muster::testing
   muster::process PROGRAMS muster-worker)
 muster_test(SRC unit/worker/daemon/scheduled_events_poller_test.cc LABELS unit DEPS muster::worker_daemon muster::testing
