@@ -21,6 +21,8 @@
 #include "common/base/log.h"
 #include "common/base/status_macros.h"
 #include "common/security/sha256_stream.h"
+#include "worker/checkpoint/checkpoint_list.h"
+#include "worker/checkpoint/latest_link.h"
 #include "worker/daemon/https_get.h"
 #include "worker/daemon/wake_event.h"
 
@@ -64,9 +66,14 @@ absl::StatusOr<std::string> GetText(const v1::CheckpointServer& source, const st
   return text;
 }
 
+// Its code says that no other source helps.
+absl::Status LocalFailure(const absl::Status& status) {
+  return absl::ResourceExhaustedError(
+      absl::StrCat(status.message(), absl::IsResourceExhausted(status) ? "; make room there" : ""));
+}
+
 absl::Status LocalFailure(int error, const char* what, const fs::path& path) {
-  // Its code says that no other source helps.
-  return absl::ResourceExhaustedError(base::ErrnoStatus(error, what, path).message());
+  return LocalFailure(base::ErrnoStatus(error, what, path));
 }
 
 }  // namespace
@@ -248,8 +255,26 @@ class CheckpointFetcher::Transfer {
     }
     absl::Status published = base::PublishFile(part_, path_);
     if (published.ok()) published = base::WriteFileAtomically(description, json);
-    if (published.ok()) return published;
-    return absl::ResourceExhaustedError(published.message());
+    if (!published.ok()) {
+      unlink(description.c_str());
+      unlink(path_.c_str());
+      return LocalFailure(published);
+    }
+    UpdateLatest();
+    return published;
+  }
+
+  // Whoever resumes does not need the link.
+  void UpdateLatest() const {
+    // More steps in an older generation are a branch that was given up.
+    for (const v1::Checkpoint& held : checkpoint::ListCheckpoints(request_.folder, "worker")) {
+      if (held.generation() >= described_.generation() && held.step() > described_.step()) return;
+    }
+    const absl::Status pointed =
+        checkpoint::PointLatestAt(request_.folder, request_.checkpoint.file());
+    if (pointed.ok()) return;
+    base::Log(base::LogSeverity::kWarning, "worker", "latest.pth is an older checkpoint",
+              {{"error", absl::string_view(pointed.message())}});
   }
 
   // What has come.

@@ -30,7 +30,8 @@ absl::StatusOr<int64_t> FreeBytes(const std::filesystem::path& folder);
 //
 // The file comes under the name <file>.fetch.part, goes on where it was after a broken connection,
 // also from another source, and is published as a trainer publishes its own: file, then description
-// (<file>.json), so that a part never counts. What arrives must be of the announced step,
+// (<file>.json), so that a part never counts, then latest.pth, unless that is one that the job has
+// written since. A fetch that fails leaves nothing. What arrives must be of the announced step,
 // generation, digest and size and have the SHA-256 that the source tells. Thread-safe.
 class CheckpointFetcher {
  public:

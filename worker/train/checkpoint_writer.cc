@@ -12,25 +12,11 @@
 #include "common/base/log.h"
 #include "common/base/status_macros.h"
 #include "worker/checkpoint/checkpoint_list.h"
+#include "worker/checkpoint/latest_link.h"
 #include "worker/train/pth_writer.h"
 
 namespace muster::train {
-namespace {
-
 namespace fs = std::filesystem;
-
-absl::Status PointLatestAt(const fs::path& folder, const std::string& file) {
-  const fs::path link = folder / "latest.pth";
-  const fs::path part = folder / "latest.pth.part";
-  std::error_code error;
-  fs::remove(part, error);
-  fs::create_symlink(file, part, error);
-  if (!error) fs::rename(part, link, error);
-  if (error) return base::ErrnoStatus(error.value(), "cannot replace", link);
-  return absl::OkStatus();
-}
-
-}  // namespace
 
 CheckpointWriter::CheckpointWriter(Options options, OnPublished on_published)
     : options_(std::move(options)), on_published_(std::move(on_published)) {
@@ -112,7 +98,7 @@ absl::Status CheckpointWriter::Publish(const std::string& file, const Snapshot& 
   }
   MUSTER_RETURN_IF_ERROR(
       base::WriteFileAtomically(options_.folder / absl::StrCat(file, ".json"), json));
-  MUSTER_RETURN_IF_ERROR(PointLatestAt(options_.folder, file));
+  MUSTER_RETURN_IF_ERROR(checkpoint::PointLatestAt(options_.folder, file));
   RemoveOld();
   if (on_published_) on_published_(description);
   return absl::OkStatus();

@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -29,6 +31,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::ElementsAre;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
@@ -105,8 +108,10 @@ class CheckpointFetcherTest : public ::testing::Test {
     ASSERT_THAT(held, SizeIs(1));
     EXPECT_EQ(held[0].SerializeAsString(), checkpoint_.SerializeAsString());
     EXPECT_TRUE(*base::ReadFile(folder() / "step_120.pth") == bytes_);
-    EXPECT_THAT(Files(), ElementsAre("step_120.pth", "step_120.pth.json"));
+    EXPECT_THAT(Files(), ElementsAre("latest.pth", "step_120.pth", "step_120.pth.json"));
+    EXPECT_EQ(Latest(), "step_120.pth");
   }
+  std::string Latest() const { return std::filesystem::read_symlink(folder() / "latest.pth"); }
   std::vector<std::string> Files() const {
     std::vector<std::string> names;
     for (const auto& entry : std::filesystem::directory_iterator(folder())) {
@@ -277,6 +282,40 @@ TEST_F(CheckpointFetcherTest, FullDiskIsSaidBeforeAnythingIsFetched) {
   EXPECT_THAT(Files(), IsEmpty());
 }
 
+// The disk is filled by somebody else meanwhile. Needs root, for a small file system of its own.
+class FullDiskFetchTest : public CheckpointFetcherTest {
+ protected:
+  void SetUp() override {
+    if (geteuid() != 0) GTEST_SKIP() << "cannot mount a file system here";
+    options_.free_bytes = [](const std::filesystem::path&) { return int64_t{1} << 40; };
+  }
+  void TearDown() override { umount2(folder().c_str(), MNT_DETACH); }
+
+  void ExpectNothingIsLeftOnADiskOf(size_t bytes, const std::string& file) {
+    ASSERT_EQ(mount("tmpfs", folder().c_str(), "tmpfs", 0, absl::StrCat("size=", bytes).c_str()),
+              0);
+    ScriptedSource source("b", Right());
+    const CheckpointFetcher::Outcome outcome = Fetch({source.described()});
+    EXPECT_TRUE(absl::IsUnavailable(outcome.status));
+    EXPECT_THAT(std::string(outcome.status.message()),
+                AllOf(StartsWith("nodes/c cannot fetch step_120.pth from nodes/b at "),
+                      EndsWith(absl::StrCat(": write ", (folder() / file).string(),
+                                            ": No space left on device; make room there"))));
+    EXPECT_THAT(Files(), IsEmpty());
+    const std::vector<ScriptedSource::Request> requests = source.requests();
+    EXPECT_EQ(std::count_if(requests.begin(), requests.end(), IsFile), 1) << "it tried again";
+  }
+};
+
+TEST_F(FullDiskFetchTest, AFileThatDoesNotFitIsRemoved) {
+  ExpectNothingIsLeftOnADiskOf(1'000'000, "step_120.pth.fetch.part");
+}
+
+TEST_F(FullDiskFetchTest, NorIsAFileLeftWithoutItsDescription) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  ExpectNothingIsLeftOnADiskOf((bytes_.size() + page - 1) / page * page, "step_120.pth.json.part");
+}
+
 TEST_F(CheckpointFetcherTest, FolderThatCannotBeWrittenIsSaid) {
   std::filesystem::remove(folder());
   ScriptedSource source("b", Right());
@@ -352,6 +391,24 @@ TEST_F(CheckpointFetcherTest, TakesNewSourcesInPlaceOfOnesThatFail) {
   running->fetch->SetSources({*server.Listen("127.0.0.1")});
   running->done.WaitForNotification();
   EXPECT_TRUE(running->outcome.status.ok()) << running->outcome.status;
+}
+
+TEST_F(CheckpointFetcherTest, LatestIsTheFetchedOneButForWhatTheJobWroteSince) {
+  // A branch that was given up: the job went on elsewhere, without its steps.
+  WriteCheckpoint(folder(), 200, bytes_);
+  std::filesystem::create_symlink("step_200.pth", folder() / "latest.pth");
+  checkpoint_.set_generation(2);
+  ScriptedSource source("b", Right());
+  ASSERT_TRUE(Fetch({source.described()}).status.ok());
+  EXPECT_EQ(Latest(), "step_120.pth");
+
+  v1::Checkpoint since = WriteCheckpoint(folder(), 150, bytes_);
+  since.set_generation(2);
+  ASSERT_TRUE(base::WriteFileAtomically(folder() / "step_150.pth.json", Description(since)).ok());
+  std::filesystem::remove(folder() / "latest.pth");
+  std::filesystem::create_symlink("step_150.pth", folder() / "latest.pth");
+  ASSERT_TRUE(Fetch({source.described()}).status.ok());
+  EXPECT_EQ(Latest(), "step_150.pth");
 }
 
 TEST_F(CheckpointFetcherTest, ReplacesAFileOfTheSameName) {
