@@ -25,6 +25,7 @@
 #include "common/base/timer_queue.h"
 #include "coordinator/create_token.h"
 #include "coordinator/service/app.h"
+#include "coordinator/service/heap.h"
 #include "coordinator/service/leader_keeper.h"
 #include "coordinator/service/leader_standby.h"
 #include "coordinator/store/postgres_connection.h"
@@ -219,6 +220,7 @@ int main(int argc, char** argv) {
   // Debian's Abseil looks for deadlocks at each lock, gRPC's among them, which costs more than all
   // that happens under them. Tests keep it.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  muster::coordinator::KeepFreedMemory();
   // Before any thread is started, so that all of them leave these signals to sigwait.
   sigset_t signals;
   sigemptyset(&signals);

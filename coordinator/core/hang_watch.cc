@@ -25,7 +25,7 @@ void HangWatch::Step(int64_t step, absl::Duration now) {
   if (only_trained_) {
     const absl::Duration gap = now - learnt_from_;
     gaps_.push_back(gap);
-    if (gaps_.size() > kKeptGaps) gaps_.pop_front();
+    if (gaps_.size() > kKeptGaps) gaps_.erase(gaps_.begin());
     const absl::Duration mean = gap / steps;
     mean_step_ = mean_step_ == absl::ZeroDuration()
                      ? mean

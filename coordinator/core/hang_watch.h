@@ -2,8 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <map>
+#include <vector>
 
 #include "absl/time/time.h"
 
@@ -59,7 +59,8 @@ class HangWatch {
   int64_t step_ = 0;
   bool finished_ = false;
   std::map<int, v1::TrainProgress::Phase> phases_;
-  std::deque<absl::Duration> gaps_;
+  // Oldest first.
+  std::vector<absl::Duration> gaps_;
   // Exponential mean; zero: none is known.
   absl::Duration mean_step_;
 };
