@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -68,14 +67,12 @@ class SimulatedWorker : public coordinator::SessionWriter {
   void EndRunning();
 
  private:
-  using Key = std::pair<std::string, int64_t>;  // job, generation
   void Report(AllocationStatus status);
 
   Load* const load_;
   const std::string name_;
   SessionId session_ = 0;
-  std::map<Key, AllocationStatus> held_;
-  std::vector<Key> running_;
+  std::vector<AllocationStatus> held_;
 };
 
 class Load : public coordinator::EffectsObserver {
@@ -150,11 +147,13 @@ void SimulatedWorker::Send(v1::CoordinatorMessage message, bool) {
   ack.session = session_;
   ack.ack.set_version(message.desired().version());
   load_->state()->Post(std::move(ack));
-  std::map<Key, AllocationStatus> held;
+  std::vector<AllocationStatus> held;
   for (const v1::Allocation& wanted : message.desired().allocations()) {
-    const Key key(wanted.job(), wanted.generation());
-    AllocationStatus& status = held[key];
-    if (auto known = held_.find(key); known != held_.end()) status = std::move(known->second);
+    AllocationStatus& status = held.emplace_back();
+    auto known = std::find_if(held_.begin(), held_.end(), [&](const AllocationStatus& other) {
+      return other.job() == wanted.job() && other.generation() == wanted.generation();
+    });
+    if (known != held_.end()) status = std::move(*known);
     const bool run = wanted.goal() == v1::Allocation::GOAL_RUN;
     if (status.job().empty()) {
       status.set_job(wanted.job());
@@ -167,20 +166,17 @@ void SimulatedWorker::Send(v1::CoordinatorMessage message, bool) {
     } else if (run && status.phase() == AllocationStatus::PHASE_PREPARED) {
       status.set_phase(AllocationStatus::PHASE_RUNNING);
       Report(status);
-      running_.push_back(key);
     }
   }
   held_ = std::move(held);
 }
 
 void SimulatedWorker::EndRunning() {
-  for (const Key& key : running_) {
-    auto it = held_.find(key);
-    if (it == held_.end()) continue;
-    it->second.set_phase(AllocationStatus::PHASE_SUCCEEDED);
-    Report(it->second);
+  for (AllocationStatus& status : held_) {
+    if (status.phase() != AllocationStatus::PHASE_RUNNING) continue;
+    status.set_phase(AllocationStatus::PHASE_SUCCEEDED);
+    Report(status);
   }
-  running_.clear();
 }
 
 Load::Load(const Flags& flags, const base::Clock* clock) : flags_(flags), clock_(clock) {

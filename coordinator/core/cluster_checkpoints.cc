@@ -44,7 +44,9 @@ void ClusterState::TakeCheckpointServer(NodeEntry* node, const v1::Hello& hello,
   node->checkpoint_server = std::move(server);
   for (const auto& [name, sources] : fetches_) {
     if (sources.count(hello.node()) == 0) continue;
-    for (const std::string& other : Find(name)->Nodes()) step->nodes_to_tell.insert(other);
+    for (const std::string& other : Find(name)->Nodes()) {
+      step->nodes_to_tell.push_back(&Node(other));
+    }
   }
 }
 
@@ -70,7 +72,9 @@ void ClusterState::UpdateFetch(const JobMachine& job) {
     }
   }
   // Maintenance of those that are free of it can be approved.
-  if (it != fetches_.end()) dirty_nodes_.insert(it->second.begin(), it->second.end());
+  if (it != fetches_.end()) {
+    for (const std::string& source : it->second) MarkDirty(&Node(source));
+  }
   if (sources.empty()) {
     fetches_.erase(name);
   } else {

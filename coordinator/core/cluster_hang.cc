@@ -25,7 +25,7 @@ bool ClusterState::SomeAreSilent() const {
 bool ClusterState::AllHeard(const JobMachine& job) const {
   const auto& shares = job.record().shares();
   return std::all_of(shares.begin(), shares.end(), [&](const internal::ShareRecord& share) {
-    return share.ended() || nodes_.at(share.node()).state == v1::Node::STATE_READY;
+    return share.ended() || Node(share.node()).state == v1::Node::STATE_READY;
   });
 }
 
@@ -49,7 +49,7 @@ void ClusterState::AskWhyItHangs(JobMachine* job, Step* step) {
   const auto& shares = job->record().shares();
   std::map<std::string, std::string> unasked;
   for (int i = 0; i < shares.size(); ++i) {
-    const NodeEntry& node = nodes_.at(shares[i].node());
+    const NodeEntry& node = Node(shares[i].node());
     if (shares[i].ended()) {
       unasked[shares[i].node()] = "its ranks have ended";
       continue;
@@ -71,7 +71,7 @@ void ClusterState::AskWhyItHangs(JobMachine* job, Step* step) {
     request->set_generation(job->job().generation());
     for (int next = 1; next <= std::min(kDialledPeers, shares.size() - 1); ++next) {
       const std::string& peer = shares[(i + next) % shares.size()].node();
-      const std::string& address = nodes_.at(peer).record.inventory().probe_address();
+      const std::string& address = Node(peer).record.inventory().probe_address();
       if (address.empty()) continue;
       request->add_peers()->set_node(peer);
       request->mutable_peers()->rbegin()->set_probe_address(address);

@@ -59,12 +59,14 @@ void ClusterState::TakeInventory(NodeEntry* node, const v1::Hello& hello, Step* 
   // Peers that are about to dial it learn its new address.
   if (node->record.inventory().probe_address() != record.inventory().probe_address()) {
     for (const auto& [job, slots] : node->jobs) {
-      for (const std::string& peer : Find(job)->Nodes()) step->nodes_to_tell.insert(peer);
+      for (const std::string& peer : Find(job)->Nodes()) {
+        step->nodes_to_tell.push_back(&Node(peer));
+      }
     }
   }
   node->record = std::move(record);
   pool_.Describe(node->index, node->record.inventory());
-  dirty_nodes_.insert(hello.node());
+  MarkDirty(node);
 }
 
 void ClusterState::Handle(const WorkerHelloCommand& command, Step* step) {
@@ -114,7 +116,7 @@ void ClusterState::Handle(const WorkerHelloCommand& command, Step* step) {
   const bool joins = node.record.node_uid() != hello.node_uid() ||
                      node.state == v1::Node::STATE_LOST || !node.record.has_join_time();
   node.session = command.session;
-  sessions_[command.session] = name;
+  sessions_[command.session] = &node;
   node.instance = hello.instance();
   node.protocol = std::min(hello.protocol_version(), kProtocolVersion);
   TakeInventory(&node, hello, step);
@@ -157,7 +159,7 @@ void ClusterState::Handle(const WorkerHelloCommand& command, Step* step) {
     JobMachine* job = Find(job_name);
     Drive(job, step, [&](JobOutput* out) { job->NotHeld(name, restarted, step->now, out); });
   }
-  step->nodes_to_tell.insert(name);
+  step->nodes_to_tell.push_back(&node);
   step->schedule = true;
 }
 
@@ -166,9 +168,9 @@ void ClusterState::ApplyStatus(NodeEntry* node, const AllocationStatus& status, 
   JobMachine* job = Find(status.job());
   if (job != nullptr) {
     if (status.phase() == AllocationStatus::PHASE_STOPPED &&
-        job->job().generation() == status.generation() && job->AllocationOn(name).has_value()) {
+        job->job().generation() == status.generation() && job->WantedOn(name)) {
       node->refuses = true;
-      dirty_nodes_.insert(name);
+      MarkDirty(node);
     }
     Drive(job, step, [&](JobOutput* out) {
       if (status.has_progress()) {
@@ -187,30 +189,30 @@ void ClusterState::ApplyStatus(NodeEntry* node, const AllocationStatus& status, 
       job != nullptr && job->job().generation() == status.generation() && job->SlotsHeld(name) > 0;
   if (held || !HasProcesses(status.phase())) {
     if (node->leftovers.erase(key) > 0) {
-      dirty_nodes_.insert(name);
+      MarkDirty(node);
       step->schedule = true;
     }
     return;
   }
   // The desired state does not name it, so the worker is ending it; its slots are not free before.
   if (node->leftovers.emplace(key, Leftover{status.ranks_size(), false}).second) {
-    dirty_nodes_.insert(name);
-    step->nodes_to_tell.insert(name);
+    MarkDirty(node);
+    step->nodes_to_tell.push_back(node);
   }
 }
 
 ClusterState::NodeEntry* ClusterState::Heard(SessionId session, Step* step) {
   auto it = sessions_.find(session);
   if (it == sessions_.end()) return nullptr;
-  NodeEntry& node = nodes_.at(it->second);
-  leases_.Renew(it->second, step->now.monotonic);
+  NodeEntry& node = *it->second;
+  const std::string& name = node.record.name();
+  leases_.Renew(name, step->now.monotonic);
   node.last_heard_wall = step->now.wall;
   if (node.state == v1::Node::STATE_UNREACHABLE) {
     node.state = v1::Node::STATE_READY;
-    dirty_nodes_.insert(it->second);
+    MarkDirty(&node);
     step->schedule = true;
-    step->effects.log.push_back(
-        LogLine{base::LogSeverity::kInfo, "node is heard again", "", it->second});
+    step->effects.log.push_back(LogLine{base::LogSeverity::kInfo, "node is heard again", "", name});
   }
   return &node;
 }
@@ -241,7 +243,7 @@ void ClusterState::Handle(const AckCommand& command, Step* step) {
   const std::string& error = command.ack.error();
   node->acknowledged_version = command.ack.version();
   if (!node->leftovers.empty()) {
-    dirty_nodes_.insert(name);
+    MarkDirty(node);
     step->schedule = true;
   }
   for (auto it = node->leftovers.begin(); it != node->leftovers.end();) {
@@ -249,13 +251,17 @@ void ClusterState::Handle(const AckCommand& command, Step* step) {
   }
   if (!error.empty()) {
     node->refuses = true;
-    dirty_nodes_.insert(name);
+    MarkDirty(node);
     step->effects.log.push_back(LogLine{base::LogSeverity::kError,
                                         absl::StrCat("desired state refused: ", error), "", name});
   }
-  const std::map<std::string, int> jobs = node->jobs;
-  for (const auto& [job_name, slots] : jobs) {
+  std::vector<JobMachine*> jobs;
+  for (const auto& [job_name, slots] : node->jobs) {
     JobMachine* job = Find(job_name);
+    // Nearly all acknowledgements are of jobs that go on as they are.
+    if (!error.empty() || !job->Wanted()) jobs.push_back(job);
+  }
+  for (JobMachine* job : jobs) {
     Drive(job, step, [&](JobOutput* out) {
       if (error.empty()) {
         job->Acknowledged(name, step->now, out);
@@ -290,13 +296,14 @@ void ClusterState::Handle(const EvaluationCommand& command, Step* step) {
 void ClusterState::Handle(const SessionClosedCommand& command, Step* step) {
   auto it = sessions_.find(command.session);
   if (it == sessions_.end()) return;
-  NodeEntry& node = nodes_.at(it->second);
+  NodeEntry& node = *it->second;
   node.session = 0;
   node.state = v1::Node::STATE_UNREACHABLE;
-  dirty_nodes_.insert(it->second);
+  MarkDirty(&node);
   step->schedule = true;
   step->effects.log.push_back(LogLine{base::LogSeverity::kWarning,
-                                      "node is unreachable: its stream ended", "", it->second});
+                                      "node is unreachable: its stream ended", "",
+                                      node.record.name()});
   sessions_.erase(it);
 }
 

@@ -21,20 +21,20 @@ constexpr size_t kPreemptDepth = 8;
 class FailedSizes {
  public:
   bool Covers(const Gang& gang) const {
-    if (!gang.plain()) return false;
-    auto end = fewest_nodes_.upper_bound(gang.ranks_per_node);
-    return std::any_of(fewest_nodes_.begin(), end,
-                       [&](const auto& entry) { return entry.second <= gang.min_nodes; });
+    return gang.plain() && std::any_of(failed_.begin(), failed_.end(), [&](const Size& failed) {
+             return failed.ranks_per_node <= gang.ranks_per_node && failed.nodes <= gang.min_nodes;
+           });
   }
   void Add(const Gang& gang) {
-    if (!gang.plain()) return;
-    auto [it, is_new] = fewest_nodes_.try_emplace(gang.ranks_per_node, gang.min_nodes);
-    it->second = std::min(it->second, gang.min_nodes);
+    if (gang.plain() && !Covers(gang)) failed_.push_back({gang.ranks_per_node, gang.min_nodes});
   }
 
  private:
-  // By ranks_per_node.
-  std::map<int, int> fewest_nodes_;
+  struct Size {
+    int ranks_per_node = 0;
+    int nodes = 0;
+  };
+  std::vector<Size> failed_;
 };
 
 }  // namespace
@@ -56,8 +56,10 @@ bool ClusterState::NodeEntry::Usable() const {
 }
 
 void ClusterState::RefreshPool(Step* step) {
-  for (const std::string& name : dirty_nodes_) {
-    NodeEntry& node = nodes_.at(name);
+  for (NodeEntry* dirty : dirty_nodes_) {
+    NodeEntry& node = *dirty;
+    const std::string& name = node.record.name();
+    node.dirty = false;
     const bool usable = node.Usable();
     if (pool_.node(node.index).usable != usable) ++pool_changes_;
     if (node.leftovers.empty()) {
@@ -72,7 +74,7 @@ void ClusterState::RefreshPool(Step* step) {
     }
     pool_.Set(node.index, usable, node.record.inventory().slots() - SlotsUsed(node));
     // Not before its jobs have been placed elsewhere: they may need its checkpoints.
-    step->maintenance_to_approve.insert(name);
+    if (!node.record.maintenance().empty()) step->maintenance_to_approve.insert(name);
   }
   dirty_nodes_.clear();
 }
@@ -87,7 +89,7 @@ std::set<int> ClusterState::IndexesOf(const JobMachine& job) const {
 }
 
 bool ClusterState::HasLeftover(int index, const std::string& job) const {
-  return leftover_nodes_.count(index) > 0 && nodes_.at(pool_.node(index).name).HasLeftover(job);
+  return leftover_nodes_.count(index) > 0 && Node(pool_.node(index).name).HasLeftover(job);
 }
 
 bool ClusterState::OthersCouldUse(int64_t sequence, Instant now) const {
@@ -155,13 +157,14 @@ void ClusterState::StopOthersFor(const QueuedJob& queued, Reservation::Excluded 
 
 void ClusterState::StopOthersBehind(const std::vector<const Gang*>& waiting,
                                     const QueuedJob& queued, Step* step) {
+  if (!live_.AnyBelow(queued.priority) || waiting.size() > kPreemptDepth) return;
   const Gang& gang = queued.gang;
   // The common case: whatever it could have, one that waits before it could have as well.
   const bool for_nothing = std::any_of(waiting.begin(), waiting.end(), [&](const Gang* first) {
     return first->labels.empty() && first->gpu_types.empty() &&
            first->ranks_per_node <= gang.ranks_per_node;
   });
-  if (for_nothing || waiting.size() > kPreemptDepth) return;
+  if (for_nothing) return;
   const std::string& name = queued.job->job().name();
   StopOthersFor(
       queued,
@@ -191,14 +194,14 @@ void ClusterState::Schedule(Step* step) {
   JobQueue::Order order = queue_.InOrder(shares_, now.wall);
   while (const QueuedJob* queued = order.Next()) {
     JobMachine* job = queued->job;
-    if (job->WaitsAfterFailure(now)) continue;
+    if (now.monotonic < queued->not_before) continue;
     if (head != nullptr && ++behind > kBackfillDepth) break;
     if (impossible.Covers(queued->gang)) continue;
     std::vector<int> chosen;
     bool ends_before = false;
     if (!failed.Covers(queued->gang)) {
       ends_before = head != nullptr && head->reservation.time() < absl::InfiniteDuration() &&
-                    now.monotonic + job->ExpectedRunTime(now) <= head->reservation.time();
+                    now.monotonic + queued->expected_run_time <= head->reservation.time();
       FailedSizes& known = head == nullptr || ends_before ? failed : failed_around;
       if (!known.Covers(queued->gang)) {
         chosen = ChooseNodes(*queued, ends_before, head, now);
@@ -249,20 +252,29 @@ void ClusterState::GrowElasticJobs(Step* step) {
   }
 }
 
-void ClusterState::PushDesiredState(Step* step) {
-  for (const std::string& name : step->nodes_to_tell) {
-    NodeEntry& node = nodes_.at(name);
-    if (node.session == 0) continue;
+void ClusterState::OutdateDesiredState(const Step& step) {
+  for (NodeEntry* node : step.nodes_to_tell) {
+    if (node->session == 0) continue;
     // Above all versions of earlier runs of the coordinator.
-    node.desired_version = std::max(node.desired_version + 1, absl::ToUnixMicros(step->now.wall));
-    SessionMessage message;
+    node->desired_version = std::max(node->desired_version + 1, absl::ToUnixMicros(step.now.wall));
+    if (!std::exchange(node->untold, true)) untold_nodes_.push_back(node);
+  }
+}
+
+void ClusterState::TellNodes(Effects* effects) {
+  for (NodeEntry* untold : untold_nodes_) {
+    untold->untold = false;
+    const NodeEntry& node = *untold;
+    const std::string& name = node.record.name();
+    if (node.session == 0) continue;
+    SessionMessage& message = effects->messages.emplace_back();
     message.session = node.session;
     v1::DesiredState* desired = message.message.mutable_desired();
     desired->set_version(node.desired_version);
     for (const auto& [job, slots] : node.jobs) {
       const JobMachine& machine = jobs_.at(job);
-      std::optional<v1::Allocation> allocation = machine.AllocationOn(name);
-      if (!allocation.has_value()) {
+      v1::Allocation* allocation = machine.AddAllocationOn(name, desired);
+      if (allocation == nullptr) {
         if (machine.Aborted()) {
           v1::AbortedGeneration* aborted = desired->add_aborted();
           aborted->set_job(job);
@@ -271,12 +283,11 @@ void ClusterState::PushDesiredState(Step* step) {
         continue;
       }
       allocation->set_machine_slots(MachineSlots(node.record.inventory()));
-      if (allocation->goal() == v1::Allocation::GOAL_PREPARE) AddPeers(machine, name, &*allocation);
-      if (allocation->has_fetch()) AddFetchSources(machine, &*allocation);
-      *desired->add_allocations() = *std::move(allocation);
+      if (allocation->goal() == v1::Allocation::GOAL_PREPARE) AddPeers(machine, name, allocation);
+      if (allocation->has_fetch()) AddFetchSources(machine, allocation);
     }
-    step->effects.messages.push_back(std::move(message));
   }
+  untold_nodes_.clear();
 }
 
 void ClusterState::AddPeers(const JobMachine& job, const std::string& node,
@@ -285,7 +296,7 @@ void ClusterState::AddPeers(const JobMachine& job, const std::string& node,
     if (share.node() == node) continue;
     v1::Peer* peer = allocation->add_peers();
     peer->set_node(share.node());
-    peer->set_probe_address(nodes_.at(share.node()).record.inventory().probe_address());
+    peer->set_probe_address(Node(share.node()).record.inventory().probe_address());
   }
 }
 
@@ -294,7 +305,7 @@ int ClusterState::MachineSlots(const v1::Inventory& inventory) const {
   if (inventory.machine_id().empty() || machine == machines_.end()) return inventory.slots();
   int slots = 0;
   for (const std::string& name : machine->second) {
-    const NodeEntry& node = nodes_.at(name);
+    const NodeEntry& node = Node(name);
     if (node.state != v1::Node::STATE_LOST) slots += node.record.inventory().slots();
   }
   return slots;

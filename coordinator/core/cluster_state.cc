@@ -21,7 +21,7 @@ ClusterState::ClusterState(const Options& options, Snapshot stored, Instant now)
     const std::string& machine = node.record.inventory().machine_id();
     if (!machine.empty()) machines_[machine].insert(node.record.name());
     ResumeFreezes(&node, now);
-    dirty_nodes_.insert(node.record.name());
+    MarkDirty(&node);
   }
   for (internal::JobRecord& record : stored.jobs) {
     const std::string name = record.job().name();
@@ -31,8 +31,8 @@ ClusterState::ClusterState(const Options& options, Snapshot stored, Instant now)
                    DecayedUse(record.use(), now.wall - FromTimestamp(record.job().update_time())),
                    now.wall);
     JobMachine& job = jobs_.emplace(name, JobMachine(std::move(record), now)).first->second;
-    Step step;
-    step.now = now;
+    Effects effects;
+    Step step{now, effects};
     UpdateQueue(&job, &step);
     UpdateHoldings(&job, &step);
     UpdateFetch(job);
@@ -46,7 +46,9 @@ ClusterState::ClusterState(const Options& options, Snapshot stored, Instant now)
 }
 
 Effects ClusterState::Apply(const Command& command, Instant now) {
-  Effects effects = ApplyInBatch(command, now);
+  Effects effects;
+  ApplyInBatch(Command(command), now, &effects);
+  TellNodes(&effects);
   for (const std::string& name : changed_jobs_) {
     effects.writes.jobs[name] = jobs_.at(name).record();
   }
@@ -54,32 +56,31 @@ Effects ClusterState::Apply(const Command& command, Instant now) {
   return effects;
 }
 
-void ClusterState::LendChangedJobs(Writes* writes) {
+void ClusterState::EndBatch(Effects* batch) {
+  TellNodes(batch);
   for (const std::string& name : changed_jobs_) {
-    jobs_.at(name).SwapRecord(&writes->jobs[name]);
+    jobs_.at(name).SwapRecord(&batch->writes.jobs[name]);
   }
 }
 
 void ClusterState::TakeBackJobs(Writes* writes) {
-  for (const std::string& name : changed_jobs_) {
-    jobs_.at(name).SwapRecord(&writes->jobs.at(name));
-  }
+  for (auto& [name, record] : writes->jobs) jobs_.at(name).SwapRecord(&record);
   changed_jobs_.clear();
 }
 
-Effects ClusterState::ApplyInBatch(const Command& command, Instant now) {
+void ClusterState::ApplyInBatch(Command&& command, Instant now, Effects* batch) {
   now_ = now;
   shown_.clear();
-  Step step;
-  step.now = now;
-  std::visit([&](const auto& specific) { Handle(specific, &step); }, command);
+  batch->reply.reset();
+  batch->node_reply.reset();
+  Step step{now, *batch};
+  std::visit([&](auto& specific) { Handle(specific, &step); }, command);
   if (step.schedule) Schedule(&step);
   RefreshPool(&step);
   for (const std::string& name : step.maintenance_to_approve) {
-    ApproveMaintenance(&nodes_.at(name), &step);
+    ApproveMaintenance(&Node(name), &step);
   }
-  PushDesiredState(&step);
-  return std::move(step.effects);
+  OutdateDesiredState(step);
 }
 
 JobMachine* ClusterState::Find(const std::string& name) {
@@ -88,12 +89,18 @@ JobMachine* ClusterState::Find(const std::string& name) {
 }
 
 ClusterState::NodeEntry& ClusterState::Entry(const std::string& name) {
-  auto [it, is_new] = nodes_.try_emplace(name);
-  if (is_new) {
-    it->second.index = pool_.Index(name);
-    it->second.record.set_name(name);
+  NodeEntry*& node = nodes_by_name_[name];
+  if (node == nullptr) {
+    node = &nodes_[name];
+    node->index = pool_.Index(name);
+    node->record.set_name(name);
   }
-  return it->second;
+  return *node;
+}
+
+void ClusterState::MarkDirty(NodeEntry* node) {
+  if (std::exchange(node->dirty, true)) return;
+  dirty_nodes_.push_back(node);
 }
 
 void ClusterState::RecordEvent(v1::JobEvent event, Step* step) {
@@ -137,7 +144,7 @@ void ClusterState::Drive(JobMachine* job, Step* step, absl::FunctionRef<void(Job
   live_.SetEnd(job->record().submit_sequence(), job->ExpectedEnd(step->now));
   if (out.desired_changed) {
     for (const internal::ShareRecord& share : job->record().shares()) {
-      step->nodes_to_tell.insert(share.node());
+      step->nodes_to_tell.push_back(&Node(share.node()));
     }
   }
   if (!out.blamed_node.empty()) {
@@ -157,7 +164,8 @@ void ClusterState::UpdateQueue(JobMachine* job, Step* step) {
   }
   step->schedule = true;
   if (job->record().has_not_before()) waiting_after_failure_.insert(sequence);
-  queue_.Insert(QueuedJob{sequence, job, job->priority(), job->job().creator(), job->gang()});
+  queue_.Insert(QueuedJob{sequence, job, job->priority(), job->job().creator(), job->gang(),
+                          job->NotBefore(), job->ExpectedRunTime(step->now)});
 }
 
 void ClusterState::UpdateHoldings(JobMachine* job, Step* step) {
@@ -168,7 +176,7 @@ void ClusterState::UpdateHoldings(JobMachine* job, Step* step) {
   for (const internal::ShareRecord& share : job->record().shares()) {
     NodeEntry& node = Entry(share.node());
     const int slots = job->SlotsHeld(share);
-    dirty_nodes_.insert(share.node());
+    MarkDirty(&node);
     if (slots > 0) {
       node.jobs[name] = slots;
       live.held.push_back({node.index, slots});
@@ -192,7 +200,7 @@ void ClusterState::UpdateHoldings(JobMachine* job, Step* step) {
   shares_.AddHeld(job->job().creator(), live_.SlotsOf(sequence) - before);
 }
 
-void ClusterState::Handle(const CreateJobCommand& command, Step* step) {
+void ClusterState::Handle(CreateJobCommand& command, Step* step) {
   if (!command.request_id.empty()) {
     auto it = requests_.find(command.request_id);
     if (it != requests_.end() && FromTimestamp(it->second.expire_time()) > step->now.wall) {
@@ -208,14 +216,14 @@ void ClusterState::Handle(const CreateJobCommand& command, Step* step) {
       }
     }
   }
-  const std::string& name = command.job.name();
+  const std::string name = command.job.name();
   if (jobs_.count(name) > 0) {
     step->effects.reply =
         absl::AlreadyExistsError(absl::StrCat(name, " exists already; choose another job_id"));
     return;
   }
   const int64_t sequence = next_submission_++;
-  internal::JobRecord record = JobMachine::NewRecord(command.job, sequence, step->now);
+  internal::JobRecord record = JobMachine::NewRecord(std::move(command.job), sequence, step->now);
   record.mutable_job()->set_creator(command.actor);
   JobMachine& job = jobs_.emplace(name, JobMachine(std::move(record), step->now)).first->second;
   Drive(&job, step, [&](JobOutput* out) {

@@ -7,6 +7,8 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -95,11 +97,13 @@ class ClusterState {
   ClusterState& operator=(const ClusterState&) = delete;
 
   Effects Apply(const Command& command, Instant now);
-  // The same for commands whose writes are stored together, without a copy of a record: those of
-  // jobs are left out of the writes. After the last command LendChangedJobs adds them, once each;
-  // nothing else may be called until TakeBackJobs has them back.
-  Effects ApplyInBatch(const Command& command, Instant now);
-  void LendChangedJobs(Writes* writes);
+  // The same for commands whose writes are stored together: their effects are added to `batch`, of
+  // which `reply` and `node_reply` answer the last command. Once after the last, EndBatch adds what
+  // many commands change and needs to be there once: the newest desired state of each node that is
+  // to be told, and the records of jobs, which are lent without a copy: nothing else may be called
+  // until TakeBackJobs has them back.
+  void ApplyInBatch(Command&& command, Instant now, Effects* batch);
+  void EndBatch(Effects* batch);
   void TakeBackJobs(Writes* writes);
 
   // Null when there is none; valid until the next Apply. A queued job says what it waits for now.
@@ -181,6 +185,9 @@ class ClusterState {
     std::set<std::string> approved;
     // When attempts failed on it.
     std::deque<absl::Duration> failures;
+    // It is in dirty_nodes_, in untold_nodes_.
+    bool dirty = false;
+    bool untold = false;
 
     // Nothing is placed on it for now.
     bool Busy() const { return !leftovers.empty() && acknowledged_version != desired_version; }
@@ -195,10 +202,11 @@ class ClusterState {
   // One Apply under way.
   struct Step {
     Instant now;
-    Effects effects;
-    std::set<std::string> nodes_to_tell;
+    // Of the batch.
+    Effects& effects;
+    std::vector<NodeEntry*> nodes_to_tell = {};
     // Looked at when all else is done.
-    std::set<std::string> maintenance_to_approve;
+    std::set<std::string> maintenance_to_approve = {};
     bool schedule = false;
   };
   // What is kept for the first job that waits.
@@ -211,7 +219,7 @@ class ClusterState {
     Reservation reservation;
   };
 
-  void Handle(const CreateJobCommand& command, Step* step);
+  void Handle(CreateJobCommand& command, Step* step);
   void Handle(const CancelJobCommand& command, Step* step);
   void Handle(const CordonNodeCommand& command, Step* step);
   void Handle(const UncordonNodeCommand& command, Step* step);
@@ -228,6 +236,9 @@ class ClusterState {
 
   // Adds it when it is new.
   NodeEntry& Entry(const std::string& name);
+  // It must be there.
+  NodeEntry& Node(const std::string& name) const { return *nodes_by_name_.at(name); }
+  void MarkDirty(NodeEntry* node);
   // The node of a live stream, its lease renewed; null for a stream that was replaced.
   NodeEntry* Heard(SessionId session, Step* step);
   // The node that a command names; null, with the reply, when there is none.
@@ -260,7 +271,7 @@ class ClusterState {
   // Looks at a record that was stored.
   void ResumeFreezes(NodeEntry* node, Instant now);
   bool Frozen(const JobMachine& job, Instant now) const;
-  void StoreNode(const NodeEntry& node, Step* step);
+  void StoreNode(NodeEntry* node, Step* step);
   // Of workers that are gone for good nobody says that it is over.
   void ForgetMaintenanceOfGoneNodes(Step* step);
 
@@ -300,7 +311,9 @@ class ClusterState {
   bool HasLeftover(int index, const std::string& job) const;
   // Brings pool_ up to date with dirty_nodes_.
   void RefreshPool(Step* step);
-  void PushDesiredState(Step* step);
+  // From now on acknowledgements of what these nodes were told before do not count.
+  void OutdateDesiredState(const Step& step);
+  void TellNodes(Effects* effects);
   void AddPeers(const JobMachine& job, const std::string& node, v1::Allocation* allocation) const;
   // Slots of all live workers on the machine of `inventory`, which share its cores.
   int MachineSlots(const v1::Inventory& inventory) const;
@@ -331,7 +344,7 @@ class ClusterState {
   const Options options_;
   LeaseTable leases_;
   // By name ("jobs/x"), and in other orders.
-  std::map<std::string, JobMachine> jobs_;
+  std::unordered_map<std::string, JobMachine> jobs_;
   JobIndex index_;
   // Jobs that have ended: when, and their sequence.
   std::set<std::pair<absl::Time, int64_t>> finished_;
@@ -340,8 +353,9 @@ class ClusterState {
   std::set<int64_t> waiting_after_failure_;
   LiveJobs live_;
   FairShare shares_;
-  // By name without "nodes/".
+  // By name without "nodes/". None is ever erased.
   std::map<std::string, NodeEntry> nodes_;
+  std::unordered_map<std::string, NodeEntry*> nodes_by_name_;
   NodePool pool_;
   // Nodes by Inventory::machine_id.
   std::map<std::string, std::set<std::string>> machines_;
@@ -350,13 +364,13 @@ class ClusterState {
   // All that NotesOnNodes may name.
   std::set<std::string> noted_nodes_;
   // Nodes that pool_ does not know well; and how often the set of usable nodes has changed.
-  std::set<std::string> dirty_nodes_;
+  std::vector<NodeEntry*> dirty_nodes_;
   // Jobs that wait for a checkpoint from elsewhere, with the nodes that hold it.
   std::map<std::string, std::set<std::string>> fetches_;
   int64_t pool_changes_ = 0;
   std::optional<Head> head_;
-  std::map<SessionId, std::string> sessions_;
-  std::map<std::string, internal::RequestRecord> requests_;
+  std::unordered_map<SessionId, NodeEntry*> sessions_;
+  std::unordered_map<std::string, internal::RequestRecord> requests_;
   std::set<std::pair<absl::Time, std::string>> request_expiry_;
   EventLog events_;
   absl::Duration last_tick_ = absl::InfiniteDuration();
@@ -368,8 +382,9 @@ class ClusterState {
   int64_t last_diagnosis_ = 0;
   // Of the last Apply.
   Instant now_;
-  // To be stored with the end of the batch.
-  std::set<std::string> changed_jobs_;
+  // At the end of the batch: records to be stored, and nodes to be told.
+  std::unordered_set<std::string> changed_jobs_;
+  std::vector<NodeEntry*> untold_nodes_;
   // Queued jobs as shown since the last Apply; and their positions since the queue last moved.
   mutable std::map<std::string, v1::Job> shown_;
   mutable std::map<int64_t, int> positions_;

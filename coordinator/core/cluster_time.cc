@@ -44,7 +44,7 @@ void ClusterState::Handle(const TickCommand&, Step* step) {
   for (auto& [name, node] : nodes_) {
     if (node.state == v1::Node::STATE_READY && leases_.HeartbeatMissed(name, step->now.monotonic)) {
       node.state = v1::Node::STATE_UNREACHABLE;
-      dirty_nodes_.insert(name);
+      MarkDirty(&node);
       step->schedule = true;
       step->effects.log.push_back(
           LogLine{base::LogSeverity::kWarning, "node is unreachable: no heartbeat", "", name});
@@ -72,7 +72,7 @@ void ClusterState::LoseNode(NodeEntry* node, Step* step) {
   node->state = v1::Node::STATE_LOST;
   ++step->effects.node_losses;
   step->schedule = true;
-  dirty_nodes_.insert(name);
+  MarkDirty(node);
   const std::string reason = absl::StrCat("nodes/", name, " is lost: nothing was heard of it");
   RecordNodeEvent(*node, "NodeLost", "nothing was heard of it", "", step);
   // If it lives it must join again, with all that it holds.
@@ -113,8 +113,8 @@ void ClusterState::CheckTimeLimits(absl::Duration passed, Step* step) {
 }
 
 void ClusterState::GiveUpNode(JobMachine* job, const std::string& node_name, Step* step) {
-  NodeEntry& node = nodes_.at(node_name);
-  dirty_nodes_.insert(node_name);
+  NodeEntry& node = Node(node_name);
+  MarkDirty(&node);
   ++step->effects.node_losses;
   node.leftovers[{job->job().name(), job->job().generation()}] =
       Leftover{job->SlotsHeld(node_name), !job->record().started()};
@@ -132,6 +132,7 @@ void ClusterState::ForgetRequests(Step* step) {
     // It may have been used again since, for another job.
     auto it = requests_.find(id);
     if (it == requests_.end() || FromTimestamp(it->second.expire_time()) > step->now.wall) continue;
+    step->effects.writes.requests.erase(id);
     step->effects.writes.expired_requests.insert(id);
     requests_.erase(it);
   }

@@ -23,7 +23,7 @@ std::string ClusterState::NotesOnNodes() const {
   std::string notes;
   int named = 0;
   for (const std::string& name : noted_nodes_) {
-    const NodeEntry& node = nodes_.at(name);
+    const NodeEntry& node = Node(name);
     std::string note;
     if (node.state == v1::Node::STATE_LOST) continue;
     if (node.Taken()) {
@@ -43,7 +43,7 @@ std::string ClusterState::NotesOnNodes() const {
 }
 
 std::string ClusterState::WaitReasonOf(const QueuedJob& queued) const {
-  if (queued.job->WaitsAfterFailure(now_)) return queued.job->job().state_reason();
+  if (now_.monotonic < queued.not_before) return queued.job->job().state_reason();
   const std::string& name = queued.job->job().name();
   auto limit = [&](int index, int free) { return HasLeftover(index, name) ? 0 : free; };
   if (pool_.Choose(queued.gang, queued.gang.min_nodes, {}, limit).empty()) {

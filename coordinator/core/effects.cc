@@ -13,16 +13,17 @@ void MergeRecords(std::map<std::string, Record> later, std::map<std::string, Rec
 
 }  // namespace
 
-std::string EventSubject(const v1::JobEvent& event) {
+const std::string& EventSubject(const v1::JobEvent& event) {
   return event.job().empty() ? event.node() : event.job();
 }
 
 void Writes::Merge(Writes later) {
-  for (const std::string& name : later.expired_jobs) {
-    jobs.erase(name);
-    events.erase(std::remove_if(events.begin(), events.end(),
-                                [&](const v1::JobEvent& event) { return event.job() == name; }),
-                 events.end());
+  if (!later.expired_jobs.empty()) {
+    for (const std::string& name : later.expired_jobs) jobs.erase(name);
+    auto expired = [&](const v1::JobEvent& event) {
+      return later.expired_jobs.count(event.job()) > 0;
+    };
+    events.erase(std::remove_if(events.begin(), events.end(), expired), events.end());
   }
   expired_jobs.merge(later.expired_jobs);
   MergeRecords(std::move(later.jobs), &jobs);

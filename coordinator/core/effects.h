@@ -39,7 +39,7 @@ struct Writes {
 };
 
 // What the event is kept with: its job, or else its node; "" when it has neither.
-std::string EventSubject(const v1::JobEvent& event);
+const std::string& EventSubject(const v1::JobEvent& event);
 
 // All that is stored: what a coordinator starts from.
 struct Snapshot {

@@ -8,18 +8,26 @@ namespace muster::coordinator {
 void EventLog::Add(v1::JobEvent event) {
   const int64_t sequence = event.sequence();
   newest_ = std::max(newest_, sequence);
-  std::deque<int64_t>& fellows = event.job().empty() ? without_job_ : by_parent_[event.job()];
-  fellows.push_back(sequence);
-  if (fellows.size() > (event.job().empty() ? kKeptOfNodes : kKeptOfJob)) {
-    events_.erase(fellows.front());
-    fellows.pop_front();
+  if (event.job().empty()) {
+    without_job_.push_back(sequence);
+    if (without_job_.size() > kKeptOfNodes) {
+      events_.erase(without_job_.front());
+      without_job_.pop_front();
+    }
+  } else {
+    std::vector<int64_t>& of_job = by_parent_[event.job()];
+    of_job.push_back(sequence);
+    if (of_job.size() > kKeptOfJob) {
+      events_.erase(of_job.front());
+      of_job.erase(of_job.begin());
+    }
   }
   if (!event.node().empty()) {
-    std::deque<int64_t>& of_node = by_parent_[event.node()];
+    std::vector<int64_t>& of_node = by_parent_[event.node()];
     of_node.push_back(sequence);
-    if (of_node.size() > kKeptOfJob) of_node.pop_front();
+    if (of_node.size() > kKeptOfJob) of_node.erase(of_node.begin());
   }
-  events_.emplace(sequence, std::move(event));
+  events_.emplace_hint(events_.end(), sequence, std::move(event));
 }
 
 void EventLog::Forget(const std::string& job) {
@@ -46,7 +54,7 @@ std::vector<v1::JobEvent> EventLog::List(const std::string& parent, int64_t afte
   }
   auto index = by_parent_.find(parent);
   if (index == by_parent_.end()) return page;
-  const std::deque<int64_t>& sequences = index->second;
+  const std::vector<int64_t>& sequences = index->second;
   for (auto it = std::upper_bound(sequences.begin(), sequences.end(), after_sequence);
        it != sequences.end(); ++it) {
     auto event = events_.find(*it);

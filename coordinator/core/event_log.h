@@ -5,6 +5,7 @@
 #include <deque>
 #include <map>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "muster/v1/job.pb.h"
@@ -32,7 +33,7 @@ class EventLog {
  private:
   std::map<int64_t, v1::JobEvent> events_;
   // By "jobs/x" and "nodes/x". Of nodes, events may be gone that are still named here.
-  std::map<std::string, std::deque<int64_t>> by_parent_;
+  std::unordered_map<std::string, std::vector<int64_t>> by_parent_;
   // Events without a job.
   std::deque<int64_t> without_job_;
   int64_t newest_ = 0;

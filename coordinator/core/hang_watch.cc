@@ -49,9 +49,9 @@ bool HangWatch::Evaluate(int rank, int64_t images_left, absl::Duration now) {
 
 void HangWatch::Move(absl::Duration now) { last_ = now; }
 
-void HangWatch::Keep(absl::Duration gap, std::deque<absl::Duration>* gaps) {
+void HangWatch::Keep(absl::Duration gap, std::vector<absl::Duration>* gaps) {
   gaps->push_back(gap);
-  if (gaps->size() > kKeptGaps) gaps->pop_front();
+  if (gaps->size() > kKeptGaps) gaps->erase(gaps->begin());
 }
 
 void HangWatch::Forgive(absl::Duration pause) {

@@ -2,8 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <map>
+#include <vector>
 
 #include "absl/time/time.h"
 
@@ -63,7 +63,7 @@ class HangWatch {
     bool whole = true;
   };
 
-  static void Keep(absl::Duration gap, std::deque<absl::Duration>* gaps);
+  static void Keep(absl::Duration gap, std::vector<absl::Duration>* gaps);
   bool Training() const;
   bool Evaluating() const;
 
@@ -75,9 +75,10 @@ class HangWatch {
   int64_t step_ = 0;
   bool finished_ = false;
   std::map<int, v1::TrainProgress::Phase> phases_;
-  std::deque<absl::Duration> gaps_;
+  // Oldest first.
+  std::vector<absl::Duration> gaps_;
   std::map<int, Share> shares_;
-  std::deque<absl::Duration> evaluation_gaps_;
+  std::vector<absl::Duration> evaluation_gaps_;
   // Exponential mean; zero: none is known.
   absl::Duration mean_step_;
 };

@@ -305,8 +305,9 @@ void JobMachine::Requeue(bool own_failure, Instant now, JobOutput* out) {
 
 void JobMachine::Finish(Job::State state, const std::string& reason, Instant now, JobOutput* out) {
   Job* job = record_.mutable_job();
-  config_bytes_.clear();
-  job->clear_ranks();
+  config_bytes_ = std::string();
+  // It is kept for long: their memory is given back.
+  google::protobuf::RepeatedPtrField<v1::RankPlacement>().Swap(job->mutable_ranks());
   job->clear_master();
   *job->mutable_end_time() = ToTimestamp(now.wall);
   SetState(state, reason, now, out);

@@ -41,16 +41,16 @@ bool EndsShare(AllocationStatus::Phase phase) {
          phase == AllocationStatus::PHASE_STOPPED;
 }
 
-internal::JobRecord JobMachine::NewRecord(const Job& job, int64_t submit_sequence, Instant now) {
+internal::JobRecord JobMachine::NewRecord(Job job, int64_t submit_sequence, Instant now) {
   internal::JobRecord record;
   record.set_submit_sequence(submit_sequence);
   Job* stored = record.mutable_job();
   stored->set_name(job.name());
   stored->set_uid(job.uid());
   stored->set_display_name(job.display_name());
-  *stored->mutable_labels() = job.labels();
+  *stored->mutable_labels() = std::move(*job.mutable_labels());
   stored->set_creator(job.creator());
-  *stored->mutable_config() = job.config();
+  *stored->mutable_config() = std::move(*job.mutable_config());
   stored->set_state(Job::STATE_QUEUED);
   *stored->mutable_create_time() = ToTimestamp(now.wall);
   *stored->mutable_update_time() = ToTimestamp(now.wall);
@@ -179,10 +179,13 @@ v1::JobEvent* JobMachine::AddEvent(const std::string& type, const std::string& m
 
 void JobMachine::ShowPhase(const internal::ShareRecord& share, const std::string& phase,
                            const std::string& detail) {
-  for (v1::RankPlacement& rank : *record_.mutable_job()->mutable_ranks()) {
-    if (rank.node() != absl::StrCat("nodes/", share.node())) continue;
-    rank.set_phase(phase);
-    rank.set_detail(detail);
+  // None when the job has just ended or waits again.
+  auto* placements = record_.mutable_job()->mutable_ranks();
+  for (const int rank : share.ranks()) {
+    if (rank >= placements->size()) return;
+    v1::RankPlacement* placement = placements->Mutable(rank);
+    if (placement->phase() != phase) placement->set_phase(phase);
+    if (placement->detail() != detail) placement->set_detail(detail);
   }
 }
 

@@ -103,7 +103,7 @@ struct JobOutput {
 class JobMachine {
  public:
   // A new job in QUEUED: of `job` name, uid, display_name, labels, creator and config are read.
-  static internal::JobRecord NewRecord(const v1::Job& job, int64_t submit_sequence, Instant now);
+  static internal::JobRecord NewRecord(v1::Job job, int64_t submit_sequence, Instant now);
 
   // Takes up a stored record, also one from a release that knew fewer fields.
   JobMachine(internal::JobRecord record, Instant now);
@@ -129,12 +129,14 @@ class JobMachine {
   int SlotsHeld(const internal::ShareRecord& share) const;
   // Nodes of its newest generation.
   std::set<std::string> Nodes() const;
-  // What the node should hold of this job; `config` is there only for whoever reads it off the
-  // wire.
-  std::optional<v1::Allocation> AllocationOn(absl::string_view node) const;
+  // The node should hold something of this job.
+  bool WantedOn(absl::string_view node) const;
+  // What it should hold, if anything; `config` is there only for whoever reads it off the wire.
+  v1::Allocation* AddAllocationOn(absl::string_view node, v1::DesiredState* desired) const;
 
-  // In QUEUED: not to be placed yet, because an attempt has failed. Place must not be called.
-  bool WaitsAfterFailure(Instant now) const;
+  // In QUEUED: not to be placed before, because an attempt has failed (Instant::monotonic). Place
+  // must not be called.
+  absl::Duration NotBefore() const;
   // In QUEUED: that wait is over, and EndWait must be called.
   bool WaitIsOver(Instant now) const;
   void EndWait(Instant now, JobOutput* out);
@@ -215,6 +217,7 @@ class JobMachine {
 
  private:
   internal::ShareRecord* FindShare(absl::string_view node);
+  const internal::ShareRecord* FindWantedShare(absl::string_view node) const;
   static void EndShare(internal::ShareRecord* share, JobOutput* out);
   const internal::ShareRecord* FindShare(absl::string_view node) const;
   bool EveryShare(v1::AllocationStatus::Phase phase) const;

@@ -35,11 +35,19 @@ std::string NotDone(const std::vector<std::string>& nodes, const char* what, abs
 
 }  // namespace
 
-std::optional<v1::Allocation> JobMachine::AllocationOn(absl::string_view node) const {
-  const internal::ShareRecord* share = FindShare(node);
+const internal::ShareRecord* JobMachine::FindWantedShare(absl::string_view node) const {
+  const internal::ShareRecord* share = Wanted() ? FindShare(node) : nullptr;
   // A share that is over must not begin again on a worker that has forgotten it.
-  if (share == nullptr || share->ended() || !Wanted()) return std::nullopt;
-  v1::Allocation allocation;
+  return share == nullptr || share->ended() ? nullptr : share;
+}
+
+bool JobMachine::WantedOn(absl::string_view node) const { return FindWantedShare(node) != nullptr; }
+
+v1::Allocation* JobMachine::AddAllocationOn(absl::string_view node,
+                                            v1::DesiredState* desired) const {
+  const internal::ShareRecord* share = FindWantedShare(node);
+  if (share == nullptr) return nullptr;
+  v1::Allocation& allocation = *desired->add_allocations();
   allocation.set_job(job().name());
   allocation.set_job_uid(job().uid());
   allocation.set_generation(job().generation());
@@ -60,7 +68,7 @@ std::optional<v1::Allocation> JobMachine::AllocationOn(absl::string_view node) c
   } else if (record_.has_fetch() && share->node_rank() == 0) {
     *allocation.mutable_fetch()->mutable_checkpoint() = record_.fetch();
   }
-  return allocation;
+  return &allocation;
 }
 
 void JobMachine::Place(const std::vector<std::string>& nodes, LookAtNode look, Instant now,
@@ -112,9 +120,8 @@ void JobMachine::Place(const std::vector<std::string>& nodes, LookAtNode look, I
   ChooseFetch(look, now, out);
 }
 
-bool JobMachine::WaitsAfterFailure(Instant now) const {
-  return job().state() == Job::STATE_QUEUED && record_.has_not_before() &&
-         now.monotonic < wait_end_;
+absl::Duration JobMachine::NotBefore() const {
+  return record_.has_not_before() ? wait_end_ : -absl::InfiniteDuration();
 }
 
 bool JobMachine::WaitIsOver(Instant now) const {

@@ -40,7 +40,7 @@ JobQueue::Order::Order(const Levels& levels, const FairShare& shares, absl::Time
 
 bool JobQueue::Order::Later(const Turn& a, const Turn& b) {
   if (a.use != b.use) return a.use > b.use;
-  return a.next->first > b.next->first;
+  return a.sequence > b.sequence;
 }
 
 const QueuedJob* JobQueue::Order::Next() {
@@ -48,7 +48,8 @@ const QueuedJob* JobQueue::Order::Next() {
     if (level_ == levels_end_) return nullptr;
     for (const auto& [creator, lane] : level_->second) {
       if (lane.empty()) continue;
-      turns_.push_back(Turn{shares_->Of(creator, now_), lane.begin(), lane.end()});
+      turns_.push_back(
+          Turn{shares_->Of(creator, now_), lane.begin()->first, lane.begin(), lane.end()});
     }
     std::make_heap(turns_.begin(), turns_.end(), Later);
     ++level_;
@@ -59,6 +60,7 @@ const QueuedJob* JobQueue::Order::Next() {
   const QueuedJob* job = &turn.next->second;
   ++turn.next;
   if (turn.next != turn.end) {
+    turn.sequence = turn.next->first;
     turn.use += job->gang.nodes * job->gang.ranks_per_node * absl::ToDoubleSeconds(kHeldSlotCounts);
     turns_.push_back(turn);
     std::push_heap(turns_.begin(), turns_.end(), Later);

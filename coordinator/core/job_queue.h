@@ -24,6 +24,10 @@ struct QueuedJob {
   int priority = 0;
   std::string creator;
   Gang gang;
+  // By Instant::monotonic: it waits until then after a failure.
+  absl::Duration not_before = -absl::InfiniteDuration();
+  // JobMachine::ExpectedRunTime, which does not change while it is queued.
+  absl::Duration expected_run_time = absl::InfiniteDuration();
 };
 
 // Jobs in QUEUED. Not thread-safe.
@@ -56,6 +60,8 @@ class JobQueue {
     friend class JobQueue;
     struct Turn {
       double use = 0;
+      // Of `next`.
+      int64_t sequence = 0;
       Lane::const_iterator next;
       Lane::const_iterator end;
     };

@@ -1,7 +1,7 @@
 #pragma once
 
-#include <map>
 #include <string>
+#include <unordered_map>
 
 #include "absl/time/time.h"
 
@@ -38,7 +38,7 @@ class LeaseTable {
 
  private:
   const Options options_;
-  std::map<std::string, absl::Duration> last_heard_;
+  std::unordered_map<std::string, absl::Duration> last_heard_;
 };
 
 }  // namespace muster::coordinator

@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -59,7 +60,7 @@ class NodePool {
   using Bucket = std::set<std::pair<int, int>>;
 
   std::vector<Node> nodes_;
-  std::map<std::string, int> indexes_;
+  std::unordered_map<std::string, int> indexes_;
   // Usable nodes by free slots.
   std::vector<Bucket> by_free_;
   // How many nodes with so many slots in all are usable.

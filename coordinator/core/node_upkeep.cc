@@ -44,9 +44,9 @@ bool ClusterState::NodeEntry::Taken() const {
                      [](const auto& announced) { return !Freezes(announced.event()); });
 }
 
-void ClusterState::StoreNode(const NodeEntry& node, Step* step) {
-  step->effects.writes.nodes[node.record.name()] = node.record;
-  dirty_nodes_.insert(node.record.name());
+void ClusterState::StoreNode(NodeEntry* node, Step* step) {
+  step->effects.writes.nodes[node->record.name()] = node->record;
+  MarkDirty(node);
   step->schedule = true;
 }
 
@@ -79,7 +79,7 @@ void ClusterState::Handle(const CordonNodeCommand& command, Step* step) {
       absl::StrCat(command.drain ? "drained" : "cordoned",
                    command.actor.empty() ? "" : absl::StrCat(" by ", command.actor),
                    command.reason.empty() ? "" : absl::StrCat(": ", command.reason)));
-  StoreNode(node, step);
+  StoreNode(&node, step);
   RecordNodeEvent(node, command.drain ? "Draining" : "Cordoned", command.reason, command.actor,
                   step);
   if (command.drain) {
@@ -97,7 +97,7 @@ void ClusterState::Handle(const UncordonNodeCommand& command, Step* step) {
     node.record.set_draining(false);
     node.record.clear_cordon_reason();
     node.failures.clear();
-    StoreNode(node, step);
+    StoreNode(&node, step);
     RecordNodeEvent(node, "Uncordoned", "", command.actor, step);
   }
   step->effects.node_reply = ToNode(node);
@@ -140,7 +140,7 @@ void ClusterState::TakeMaintenance(NodeEntry* node, const v1::Maintenance& maint
                     step);
   }
   ResumeFreezes(node, now);
-  StoreNode(*node, step);
+  StoreNode(node, step);
   if (!taken_by.empty()) {
     PreemptJobsOn(node, absl::StrCat("is taken by maintenance: ", taken_by), step);
   }
@@ -177,7 +177,7 @@ void ClusterState::ResumeFreezes(NodeEntry* node, Instant now) {
 bool ClusterState::Frozen(const JobMachine& job, Instant now) const {
   const auto& shares = job.record().shares();
   return std::any_of(shares.begin(), shares.end(), [&](const internal::ShareRecord& share) {
-    return now.monotonic < nodes_.at(share.node()).frozen_until;
+    return now.monotonic < Node(share.node()).frozen_until;
   });
 }
 
@@ -213,7 +213,7 @@ void ClusterState::NoteFailureOn(const std::string& node_name, const JobMachine&
   node.record.set_cordon_reason(absl::StrCat("set aside: ", node.failures.size(),
                                              " attempts failed on it within ",
                                              InWords(kFailureWindow)));
-  StoreNode(node, step);
+  StoreNode(&node, step);
   RecordNodeEvent(node, "SetAside", node.record.cordon_reason(), "", step);
 }
 

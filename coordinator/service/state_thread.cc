@@ -25,8 +25,10 @@ void StateThread::Push(Item item) {
     absl::MutexLock lock(&mutex_);
     if (!stopping_) {
       item.now = Now();
-      urgent_ = urgent_ || !(std::holds_alternative<HeartbeatCommand>(item.command) ||
-                             std::holds_alternative<TickCommand>(item.command));
+      const Command* command = std::get_if<Command>(&item.what);
+      urgent_ = urgent_ || command == nullptr ||
+                !(std::holds_alternative<HeartbeatCommand>(*command) ||
+                  std::holds_alternative<TickCommand>(*command));
       queue_.push_back(std::move(item));
       return;
     }
@@ -35,34 +37,25 @@ void StateThread::Push(Item item) {
 }
 
 void StateThread::Drop(const Item& item) {
-  if (item.stored) item.stored(absl::UnavailableError("the coordinator is stopping; try again"));
-  if (item.question) item.question(nullptr, Now());
+  const absl::Status stopping = absl::UnavailableError("the coordinator is stopping; try again");
+  if (const Records* records = std::get_if<Records>(&item.what)) records->stored(stopping);
+  if (const Question* question = std::get_if<Question>(&item.what)) (*question)(nullptr, Now());
   if (item.done) {
     Effects effects;
-    effects.reply = absl::UnavailableError("the coordinator is stopping; try again");
+    effects.reply = stopping;
     item.done(effects);
   }
 }
 
 void StateThread::Post(Command command, Done done) {
-  Item item;
-  item.command = std::move(command);
-  item.done = std::move(done);
-  Push(std::move(item));
+  Push(Item{std::move(command), std::move(done), {}});
 }
 
 void StateThread::Store(Writes writes, Stored done) {
-  Item item;
-  item.records = std::move(writes);
-  item.stored = std::move(done);
-  Push(std::move(item));
+  Push(Item{Records{std::move(writes), std::move(done)}, nullptr, {}});
 }
 
-void StateThread::Ask(Question question) {
-  Item item;
-  item.question = std::move(question);
-  Push(std::move(item));
-}
+void StateThread::Ask(Question question) { Push(Item{std::move(question), nullptr, {}}); }
 
 void StateThread::AskAndWait(const Question& question) {
   absl::Notification answered;
@@ -85,8 +78,9 @@ void StateThread::Stop() {
 Instant StateThread::Now() const { return Instant{deps_.clock->Now(), deps_.clock->Monotonic()}; }
 
 void StateThread::Run() {
+  // Keeps its memory from batch to batch.
+  std::vector<Item> items;
   while (true) {
-    std::vector<Item> items;
     {
       absl::MutexLock lock(&mutex_);
       mutex_.Await(absl::Condition(
@@ -99,35 +93,39 @@ void StateThread::Run() {
       items.swap(queue_);
       if (items.empty()) return;
     }
-    Work(std::move(items));
+    Work(&items);
+    items.clear();
   }
 }
 
-void StateThread::Work(std::vector<Item> items) {
-  std::vector<std::pair<Effects, const Item*>> applied;
-  Writes writes;
-  for (Item& item : items) {
-    if (item.stored) writes.Merge(std::move(item.records));
-    if (item.question || item.stored) continue;
-    applied.emplace_back(deps_.state->ApplyInBatch(item.command, item.now), &item);
-    writes.Merge(std::move(applied.back().first.writes));
+void StateThread::Work(std::vector<Item>* items) {
+  Effects batch;
+  std::vector<std::pair<const Done*, Effects>> replies;
+  for (Item& item : *items) {
+    if (auto* records = std::get_if<Records>(&item.what)) {
+      batch.writes.Merge(std::move(records->writes));
+    }
+    auto* command = std::get_if<Command>(&item.what);
+    if (command == nullptr) continue;
+    deps_.state->ApplyInBatch(std::move(*command), item.now, &batch);
+    if (!item.done) continue;
+    Effects& reply = replies.emplace_back(&item.done, Effects()).second;
+    reply.reply = std::move(batch.reply);
+    reply.node_reply = std::move(batch.node_reply);
   }
-  deps_.state->LendChangedJobs(&writes);
-  const bool committed = CommitWithRetries(writes);
-  deps_.state->TakeBackJobs(&writes);
+  deps_.state->EndBatch(&batch);
+  const bool committed = CommitWithRetries(batch.writes);
+  deps_.state->TakeBackJobs(&batch.writes);
   if (!committed) {
-    for (const Item& item : items) Drop(item);
+    for (const Item& item : *items) Drop(item);
     return;
   }
-  std::set<std::string> changed_jobs;
-  for (auto& [effects, item] : applied) {
-    Release(&effects, item->done);
-    changed_jobs.insert(effects.changed_jobs.begin(), effects.changed_jobs.end());
-  }
-  PublishJobs(changed_jobs, writes.events);
-  for (const Item& item : items) {
-    if (item.stored) item.stored(absl::OkStatus());
-    if (item.question) item.question(deps_.state, Now());
+  Release(&batch);
+  for (const auto& [done, reply] : replies) (*done)(reply);
+  PublishJobs(batch.changed_jobs, batch.writes.events);
+  for (const Item& item : *items) {
+    if (auto* records = std::get_if<Records>(&item.what)) records->stored(absl::OkStatus());
+    if (auto* question = std::get_if<Question>(&item.what)) (*question)(deps_.state, Now());
   }
 }
 
@@ -168,19 +166,18 @@ void StateThread::Lose(const absl::Status& status) {
   if (deps_.lost) deps_.lost();
 }
 
-void StateThread::Release(Effects* effects, const Done& done) {
-  for (const LogLine& line : effects->log) {
+void StateThread::Release(Effects* batch) {
+  for (const LogLine& line : batch->log) {
     if (!line.job.empty()) {
       base::Log(line.severity, "coordinator", line.message, {{"job", line.job}});
     } else {
       base::Log(line.severity, "coordinator", line.message, {{"node", line.node}});
     }
   }
-  deps_.observer->Applied(*effects);
-  for (SessionMessage& message : effects->messages) {
+  deps_.observer->Applied(*batch);
+  for (SessionMessage& message : batch->messages) {
     deps_.sessions->Send(message.session, std::move(message.message), message.close);
   }
-  if (done) done(*effects);
 }
 
 void StateThread::PublishJobs(const std::set<std::string>& jobs,

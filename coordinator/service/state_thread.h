@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <thread>
+#include <variant>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -15,7 +16,7 @@
 
 namespace muster::coordinator {
 
-// Told of each batch of effects after it is stored, on the state thread.
+// Told of each batch of commands after it is stored, on the state thread.
 class EffectsObserver {
  public:
   virtual ~EffectsObserver() = default;
@@ -40,7 +41,8 @@ class StateThread {
     // dropped from then on, as after Stop. May be null.
     std::function<void()> lost = nullptr;
   };
-  // After Stop, and for what Stop found unfinished, it is called with an Unavailable reply.
+  // Of the effects only `reply` and `node_reply` are there. After Stop, and for what Stop found
+  // unfinished, it is called with an Unavailable reply.
   using Done = std::function<void(const Effects&)>;
   // The state is null after Stop.
   using Question = std::function<void(const ClusterState*, Instant)>;
@@ -65,12 +67,13 @@ class StateThread {
   void Stop();
 
  private:
-  struct Item {
-    // Either a question, or records with `stored`, or a command.
-    Question question;
-    Writes records;
+  struct Records {
+    Writes writes;
     Stored stored;
-    Command command;
+  };
+  struct Item {
+    std::variant<Command, Question, Records> what;
+    // Of a command.
     Done done;
     // When it came: a slow commit must not make what waited behind it look late.
     Instant now;
@@ -78,12 +81,12 @@ class StateThread {
   void Push(Item item);
   void Drop(const Item& item);
   void Run();
-  void Work(std::vector<Item> items);
+  void Work(std::vector<Item>* items);
   // False when stopping, or when the store was lost. Also with nothing to write: then whether this
   // coordinator may act.
   bool CommitWithRetries(const Writes& writes);
   void Lose(const absl::Status& status);
-  void Release(Effects* effects, const Done& done);
+  void Release(Effects* batch);
   void PublishJobs(const std::set<std::string>& jobs, const std::vector<v1::JobEvent>& events);
   Instant Now() const;
 

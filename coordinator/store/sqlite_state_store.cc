@@ -47,6 +47,9 @@ constexpr const char* kMigrations[] = {
       UPDATE schema_version SET version = 3;
     )sql",
 };
+// Of a subject, events are trimmed after so many new ones.
+constexpr int kUntrimmedEvents = 50;
+
 constexpr int64_t kSchemaVersion = std::size(kMigrations);
 
 }  // namespace
@@ -61,14 +64,15 @@ class SqliteStateStore::Statement {
   Statement(const Statement&) = delete;
   Statement& operator=(const Statement&) = delete;
 
+  // Values must stay until Execute or the last Step.
   void BindText(int index, const std::string& value) {
     Note(sqlite3_bind_text(statement_, index, value.data(), static_cast<int>(value.size()),
-                           SQLITE_TRANSIENT));
+                           SQLITE_STATIC));
   }
   void BindBlob(int index, const std::string& value) {
     // A record that equals the default serializes to nothing, and a null pointer would bind NULL.
     Note(sqlite3_bind_blob(statement_, index, value.empty() ? "" : value.data(),
-                           static_cast<int>(value.size()), SQLITE_TRANSIENT));
+                           static_cast<int>(value.size()), SQLITE_STATIC));
   }
   void BindInt(int index, int64_t value) { Note(sqlite3_bind_int64(statement_, index, value)); }
   // True while there is a row.
@@ -159,6 +163,8 @@ absl::Status SqliteStateStore::Initialize() {
   MUSTER_RETURN_IF_ERROR(Execute("PRAGMA synchronous = FULL"));
   // Pages (16 MiB): a job that changes again soon is then copied from the log to the file once.
   MUSTER_RETURN_IF_ERROR(Execute("PRAGMA wal_autocheckpoint = 4000"));
+  // KiB: a job is found by its name, which may lie on any page.
+  MUSTER_RETURN_IF_ERROR(Execute("PRAGMA cache_size = -65536"));
   // Takes the file's lock, which is kept from here on.
   MUSTER_RETURN_IF_ERROR(Execute("BEGIN EXCLUSIVE"));
   MUSTER_ASSIGN_OR_RETURN(const int64_t version, SchemaVersion());
@@ -199,6 +205,7 @@ absl::Status SqliteStateStore::Commit(const Writes& writes) {
 absl::Status SqliteStateStore::CommitOpen(const Writes& writes) {
   MUSTER_RETURN_IF_ERROR(RemoveAll("DELETE FROM jobs WHERE name = ?", writes.expired_jobs));
   MUSTER_RETURN_IF_ERROR(RemoveAll("DELETE FROM events WHERE subject = ?", writes.expired_jobs));
+  for (const std::string& name : writes.expired_jobs) untrimmed_.erase(name);
   MUSTER_RETURN_IF_ERROR(RemoveAll("DELETE FROM requests WHERE id = ?", writes.expired_requests));
   MUSTER_RETURN_IF_ERROR(RemoveAll("DELETE FROM tokens WHERE id = ?", writes.expired_tokens));
   MUSTER_RETURN_IF_ERROR(
@@ -242,22 +249,28 @@ absl::Status SqliteStateStore::RemoveAll(const char* sql, const std::set<std::st
 
 absl::Status SqliteStateStore::PutEvents(const std::vector<v1::JobEvent>& events) {
   if (events.empty()) return absl::OkStatus();
-  std::set<std::string> subjects;
+  std::set<std::string> to_trim;
   Statement& put = Prepared("INSERT OR REPLACE INTO events VALUES (?, ?, ?)");
   std::string bytes;
   for (const v1::JobEvent& event : events) {
-    const auto subject = subjects.insert(EventSubject(event)).first;
+    const std::string& subject = EventSubject(event);
+    int& untrimmed = untrimmed_[subject];
+    if (++untrimmed == kUntrimmedEvents) {
+      untrimmed = 0;
+      to_trim.insert(subject);
+    }
     event.SerializeToString(&bytes);
     put.BindInt(1, event.sequence());
-    put.BindText(2, *subject);
+    put.BindText(2, subject);
     put.BindBlob(3, bytes);
     if (!put.Execute()) break;
   }
   if (!put.TakeOk()) return Error("events cannot be written");
+  if (to_trim.empty()) return absl::OkStatus();
   Statement& trim = Prepared(
       "DELETE FROM events WHERE subject = ?1 AND sequence <= (SELECT sequence FROM "
       "events WHERE subject = ?1 ORDER BY sequence DESC LIMIT 1 OFFSET ?2)");
-  for (const std::string& subject : subjects) {
+  for (const std::string& subject : to_trim) {
     trim.BindText(1, subject);
     trim.BindInt(2, kKeptEventsPerSubject);
     if (!trim.Execute()) break;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "coordinator/store/state_store.h"
@@ -48,6 +49,8 @@ class SqliteStateStore : public StateStore {
   const std::filesystem::path path_;
   sqlite3* const database_;
   std::map<const char*, std::unique_ptr<Statement>> statements_;
+  // Of each subject since its events were trimmed.
+  std::unordered_map<std::string, int> untrimmed_;
 };
 
 }  // namespace muster::coordinator

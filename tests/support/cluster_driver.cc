@@ -40,13 +40,14 @@ void ClusterDriver::ApplyAndCrash(const Command& command, bool stored) {
 void ClusterDriver::MendStore() {
   store_fails_ = false;
   writes_are_lost_ = false;
-  std::vector<Effects> batch;
-  for (const auto& [command, came] : waiting_) batch.push_back(state_->Apply(command, came));
+  Effects batch;
+  for (auto& [command, came] : waiting_) state_->ApplyInBatch(std::move(command), came, &batch);
   waiting_.clear();
-  for (Effects& effects : batch) {
-    if (observer_) observer_(&effects);
-    Deliver(effects);
-  }
+  state_->EndBatch(&batch);
+  Effects effects = batch;
+  state_->TakeBackJobs(&batch.writes);
+  if (observer_) observer_(&effects);
+  Deliver(effects);
 }
 
 void ClusterDriver::CrashWithoutStore(size_t committed) {

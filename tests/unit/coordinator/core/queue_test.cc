@@ -37,6 +37,31 @@ TEST(QueueTest, JobThatFitsNowhereHoldsNobodyBack) {
   EXPECT_EQ(driver.job(narrow).state(), Job::STATE_STARTING);
 }
 
+TEST(QueueTest, NodeIsToldOnceOfAllThatOneBatchChanges) {
+  ClusterDriver driver;
+  driver.Join("a", 2);
+  int told = 0;
+  driver.Observe([&](coordinator::Effects* effects) {
+    for (const auto& message : effects->messages) told += message.message.has_desired();
+  });
+  driver.FailStore();
+  const std::string first = driver.Submit("first", 1);
+  const std::string second = driver.Submit("second", 1);
+  const std::string third = driver.Submit("third", 1);
+  driver.Cancel(second);
+  driver.MendStore();
+  EXPECT_EQ(told, 1);
+  EXPECT_TRUE(driver.Allocation("a", first).has_value());
+  EXPECT_FALSE(driver.Allocation("a", second).has_value());
+  // An acknowledgement of that one message is all that the cancelled job waits for.
+  EXPECT_EQ(driver.job(second).state(), Job::STATE_CANCELLING);
+  driver.AckNewest("a");
+  EXPECT_EQ(driver.job(second).state(), Job::STATE_CANCELLED);
+  EXPECT_EQ(driver.job(third).state(), Job::STATE_STARTING);
+  driver.BringUp(first);
+  EXPECT_EQ(driver.job(first).state(), Job::STATE_RUNNING);
+}
+
 TEST(QueueTest, RepeatedRequestMakesOneJob) {
   ClusterDriver driver;
   coordinator::CreateJobCommand command;

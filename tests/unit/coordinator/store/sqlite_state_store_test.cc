@@ -48,6 +48,19 @@ TEST_F(SqliteStateStoreTest, SurvivesReopening) {
   EXPECT_EQ((*store)->Load()->jobs.size(), 1u);
 }
 
+TEST_F(SqliteStateStoreTest, OldEventsDoNotPileUp) {
+  auto store = SqliteStateStore::Open(path_);
+  for (int64_t sequence = 0; sequence < 2 * kKeptEventsPerSubject;) {
+    Writes writes;
+    for (int i = 0; i < 20; ++i) {
+      writes.events.emplace_back().set_job("jobs/a");
+      writes.events.back().set_sequence(++sequence);
+    }
+    ASSERT_TRUE((*store)->Commit(writes).ok());
+  }
+  EXPECT_LE((*store)->Load()->events.size(), kKeptEventsPerSubject + 50u);
+}
+
 TEST_F(SqliteStateStoreTest, SecondCoordinatorOverOneFileIsRefused) {
   auto first = SqliteStateStore::Open(path_);
   ASSERT_TRUE(first.ok());
