@@ -20,9 +20,9 @@ using testing::Finished;
 using testing::LocalCluster;
 
 inline constexpr absl::Duration kJobTimeout = absl::Minutes(5);
-// Epochs of a job that is interrupted: progress is seen once a second, and it must not be over by
-// then.
-inline constexpr int kLongEnough = 10;
+// Epochs of a job that is interrupted: it must not be over by the time that its progress is seen,
+// with the next heartbeat.
+inline constexpr int kLongEnough = 5;
 
 class ClusterTest : public ::testing::Test {
  protected:

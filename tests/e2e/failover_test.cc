@@ -29,7 +29,9 @@ TEST_F(FailoverTest, StandbyTakesOverAndNoStepIsLost) {
   LocalCluster cluster(options);
   cluster.StartStandby();
   ASSERT_TRUE(cluster.WaitForNodes(2, absl::Seconds(30)));
-  const std::string name = Submit(cluster, kLongEnough);
+  // It must still run when the standby leads.
+  constexpr int kEpochs = 2 * kLongEnough;
+  const std::string name = Submit(cluster, kEpochs);
   const std::vector<pid_t> trainers = AwaitTrainers(cluster, name);
   const int64_t step = cluster.GetJob(name).progress().step();
   cluster.KillCoordinator();
@@ -44,11 +46,11 @@ TEST_F(FailoverTest, StandbyTakesOverAndNoStepIsLost) {
 
   const v1::Job job = cluster.WaitForJob(
       name, [](const v1::Job&) { return false; }, kJobTimeout);
-  ExpectFinished(job, kLongEnough);
+  ExpectFinished(job, kEpochs);
   EXPECT_EQ(job.generation(), 1);
   EXPECT_EQ(job.restarts(), 0);
   // What was written while nobody led is known as well.
-  EXPECT_EQ(job.newest_checkpoint().epoch(), kLongEnough);
+  EXPECT_EQ(job.newest_checkpoint().epoch(), kEpochs);
 }
 
 }  // namespace

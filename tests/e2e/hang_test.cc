@@ -28,11 +28,13 @@ constexpr absl::Duration kNamedWithin = absl::Seconds(30);
 
 class HangTest : public ClusterTest {
  protected:
-  // 180 steps without evaluations.
+  static constexpr int kSteps = 72;
+
+  // Without evaluations.
   static std::string SubmitLong(const LocalCluster& cluster, std::vector<std::string> more = {}) {
     more.insert(more.end(),
                 {"--set", "evaluation.every_epochs=0", "--set", "checkpointing.every_steps=5"});
-    return Submit(cluster, 30, std::move(more));
+    return Submit(cluster, kSteps / 6, std::move(more));
   }
   // The job, once its coordinator has seen enough of its steps.
   static v1::Job AwaitSteadyTraining(const LocalCluster& cluster, const std::string& name) {
@@ -41,7 +43,7 @@ class HangTest : public ClusterTest {
         name,
         [&](const v1::Job& job) {
           if (IsPast(job, 1)) first_step = std::min(first_step, absl::Now());
-          return IsPast(job, 12) && absl::Now() - first_step > absl::Seconds(6) &&
+          return IsPast(job, 12) && absl::Now() - first_step > absl::Seconds(2) &&
                  job.ranks(0).compute_seconds() > 0 && job.ranks(1).compute_seconds() > 0;
         },
         kJobTimeout);
@@ -67,8 +69,8 @@ class HangTest : public ClusterTest {
     const v1::Job job = cluster.WaitForJob(
         name, [](const v1::Job&) { return false; }, kJobTimeout);
     EXPECT_EQ(job.state(), v1::Job::STATE_SUCCEEDED) << job.DebugString();
-    EXPECT_EQ(job.progress().step(), 180);
-    EXPECT_EQ(job.progress().total_steps(), 180);
+    EXPECT_EQ(job.progress().step(), kSteps);
+    EXPECT_EQ(job.progress().total_steps(), kSteps);
     EXPECT_EQ(job.generation(), 2);
     EXPECT_EQ(job.restarts(), 1);
     EXPECT_GT(job.newest_checkpoint().parent_step(), 0) << "it began from the start";

@@ -44,7 +44,7 @@ void LocalCluster::StartCoordinator() {
       {ProgramFolder() / "muster-coordinator", "--listen", again ? rpc_address_ : "127.0.0.1:0",
        "--http", again ? http_address_ : "127.0.0.1:0", "--store",
        options_.store.empty() ? (folder() / "store.sqlite").string() : options_.store,
-       "--address-file", addresses},
+       "--address-file", addresses, "--heartbeat-interval", "250ms"},
       {},
       folder() / "coordinator.log"});
   if (!WaitUntil([&] { return std::filesystem::exists(addresses); }, absl::Seconds(20))) {
@@ -61,11 +61,11 @@ std::string LocalCluster::StandbyAddress() const {
 
 void LocalCluster::StartStandby() {
   const std::filesystem::path log = folder() / "standby.log";
-  standby_ = std::make_unique<Process>(
-      Process::Options{{ProgramFolder() / "muster-coordinator", "--listen", StandbyAddress(),
-                        "--http", "127.0.0.1:0", "--store", options_.store},
-                       {},
-                       log});
+  standby_ = std::make_unique<Process>(Process::Options{
+      {ProgramFolder() / "muster-coordinator", "--listen", StandbyAddress(), "--http",
+       "127.0.0.1:0", "--store", options_.store, "--heartbeat-interval", "250ms"},
+      {},
+      log});
   if (!WaitUntil([&] { return standby_->Output().find("standing by") != std::string::npos; },
                  absl::Seconds(20))) {
     throw std::runtime_error("the standby did not start: " + standby_->Output());
@@ -105,8 +105,11 @@ void LocalCluster::StartWorker(int index) {
   if (events != options_.scheduled_events_of.end()) {
     arguments.insert(arguments.end(), {"--scheduled-events", events->second});
   }
-  workers_[index] = std::make_unique<Process>(
-      Process::Options{std::move(arguments), {}, folder() / absl::StrCat("worker", index, ".log")});
+  // One thread a rank: two that wait for each other take minutes where a build has the cores.
+  workers_[index] =
+      std::make_unique<Process>(Process::Options{std::move(arguments),
+                                                 {"OMP_NUM_THREADS=1"},
+                                                 folder() / absl::StrCat("worker", index, ".log")});
 }
 
 std::vector<pid_t> LocalCluster::ProcessesOf(int index, const std::string& wanted) const {

@@ -17,8 +17,9 @@
 
 namespace muster::testing {
 
-// A coordinator and workers as real processes on loopback, with ports and folders of their own.
-// Everything, trainers included, is killed with the object.
+// A coordinator and workers as real processes on loopback, with ports and folders of their own, and
+// heartbeats every 250 ms, so that a job's progress is soon seen. Everything, trainers included, is
+// killed with the object.
 class LocalCluster {
  public:
   struct Options {
