@@ -11,6 +11,7 @@
 #include "common/security/secret_file.h"
 
 namespace muster::cli {
+
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> LoadCredentials(
     const std::string& address, const CredentialOptions& options) {
   if (options.tls.empty()) {

@@ -47,13 +47,12 @@ constexpr char kFooter[] =
     "A slot's trainer gets cores / slots CPU threads (slots of all workers on the machine); "
     "OMP_NUM_THREADS, where it is set, says "
     "otherwise.\n\n"
-    "Examples:\n"
-    "  muster-worker --coordinator 10.0.0.4:8443 --name w1 --slots 4 --state-dir /var/lib/muster "
-    "\\\n"
-    "    --data-root /data\n"
-    "  muster-worker --coordinator 10.0.0.4:8443,10.0.0.5:8443 --name gpu-7 --slots 8 \\\n"
-    "    --state-dir /mnt/muster --data-root /data --data-root /models --metrics 10.0.0.7:9464 \\\n"
-    "    --label zone=1 --label disk=nvme\n";
+    "Examples (beyond loopback a worker needs the coordinator's CA, and to join a token from\n"
+    "\"muster node-token create\"):\n"
+    "  muster-worker --coordinator 127.0.0.1:7070 --name w1 --state-dir w1 --data-root data\n"
+    "  muster-worker --coordinator 10.0.0.4:7070,10.0.0.5:7070 --tls-ca ca.pem \\\n"
+    "    --join-token-file join.token --name gpu-7 --slots 8 --state-dir /mnt/muster \\\n"
+    "    --data-root /data --data-root /models --label zone=1 --label disk=nvme\n";
 
 std::filesystem::path ThisProgram() {
   std::error_code error;
