@@ -3,11 +3,15 @@
 #include <cxxabi.h>
 #include <dirent.h>
 #include <elfutils/libdwfl.h>
+#include <fcntl.h>
 #include <sys/ptrace.h>
+#include <sys/user.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
@@ -32,6 +36,7 @@ namespace {
 
 constexpr size_t kMostNameBytes = 160;
 constexpr size_t kMostTextBytes = 32 * 1024;
+constexpr size_t kScannedWords = 32 * 1024;
 // Threads that run stop at once.
 constexpr absl::Duration kTimeToStop = absl::Milliseconds(500);
 constexpr char kOurs[] = "muster::";
@@ -160,6 +165,8 @@ class Unwinder {
     if (result < 0 && stack->frames.empty()) {
       stack->error = absl::StrCat("cannot be unwound: ", dwfl_errmsg(-1));
     }
+    // Kernels in hand-written assembly say nothing of their frames.
+    if (result < 0 && stack->frames.size() == 1 && stack->error.empty()) ScanForCallers();
   }
 
  private:
@@ -192,6 +199,44 @@ class Unwinder {
         "0x", absl::Hex(address), " in ",
         file == nullptr ? "unknown" : std::filesystem::path(file).filename().string()));
     return DWARF_CB_OK;
+  }
+
+  // Takes the words of the stack that follow a call instruction for return addresses, which all
+  // callers' are and some that were left there.
+  void ScanForCallers() {
+#if defined(__x86_64__)
+    user_regs_struct registers;
+    if (ptrace(PTRACE_GETREGS, stack_->thread, nullptr, &registers) != 0) return;
+    const int memory =
+        open(absl::StrCat("/proc/", stack_->thread, "/mem").c_str(), O_RDONLY | O_CLOEXEC);
+    if (memory < 0) return;
+    std::vector<uint64_t> words(kScannedWords);
+    const ssize_t size = pread(memory, words.data(), words.size() * sizeof(words[0]),
+                               static_cast<off_t>(registers.rsp));
+    words.resize(size < 0 ? 0 : static_cast<size_t>(size) / sizeof(words[0]));
+    for (const uint64_t word : words) {
+      if (stack_->frames.size() >= options_.most_frames || base::MonotonicNow() >= deadline_) break;
+      Dwfl_Module* module = dwfl_addrmodule(dwfl_, word - 1);
+      if (module == nullptr || !FollowsCall(memory, word)) continue;
+      const char* name = dwfl_module_addrname(module, word - 1);
+      if (name != nullptr) stack_->frames.push_back(Demangle(name) + " (found on the stack)");
+    }
+    close(memory);
+#endif
+  }
+
+  // E8 and four bytes, or FF /2 with up to five bytes of operand (Intel's manual, CALL).
+  static bool FollowsCall(int memory, uint64_t address) {
+    uint8_t before[7];
+    if (pread(memory, before, sizeof(before), static_cast<off_t>(address - sizeof(before))) !=
+        static_cast<ssize_t>(sizeof(before))) {
+      return false;
+    }
+    const auto indirect = [&](size_t length) {
+      return before[7 - length] == 0xff && (before[8 - length] & 0x38) == 0x10;
+    };
+    return before[2] == 0xe8 || indirect(2) || indirect(3) || indirect(4) || indirect(6) ||
+           indirect(7);
   }
 
   const StackOptions options_;
