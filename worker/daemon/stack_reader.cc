@@ -37,6 +37,7 @@ namespace {
 constexpr size_t kMostNameBytes = 160;
 constexpr size_t kMostTextBytes = 32 * 1024;
 constexpr size_t kScannedWords = 32 * 1024;
+constexpr size_t kNearestCallers = 12;
 // Threads that run stop at once.
 constexpr absl::Duration kTimeToStop = absl::Milliseconds(500);
 constexpr char kOurs[] = "muster::";
@@ -132,6 +133,8 @@ std::string Demangle(const char* name) {
   return text;
 }
 
+bool IsOurs(const std::string& frame) { return absl::StartsWith(frame, kOurs); }
+
 class Unwinder {
  public:
   Unwinder(pid_t process, const StackOptions& options, absl::Duration deadline)
@@ -201,8 +204,8 @@ class Unwinder {
     return DWARF_CB_OK;
   }
 
-  // Takes the words of the stack that follow a call instruction for return addresses, which all
-  // callers' are and some that were left there.
+  // Takes the words of the stack that follow a call instruction for return addresses: all callers'
+  // and some that earlier calls left there. After the nearest ones only the trainer's own count.
   void ScanForCallers() {
 #if defined(__x86_64__)
     user_regs_struct registers;
@@ -219,7 +222,14 @@ class Unwinder {
       Dwfl_Module* module = dwfl_addrmodule(dwfl_, word - 1);
       if (module == nullptr || !FollowsCall(memory, word)) continue;
       const char* name = dwfl_module_addrname(module, word - 1);
-      if (name != nullptr) stack_->frames.push_back(Demangle(name) + " (found on the stack)");
+      if (name == nullptr) continue;
+      const std::string function = Demangle(name);
+      // Of what was left there, little is ours.
+      if (stack_->frames.size() >= kNearestCallers && !IsOurs(function) && function != "main") {
+        continue;
+      }
+      const std::string found = function + " (found on the stack)";
+      if (found != stack_->frames.back()) stack_->frames.push_back(found);
     }
     close(memory);
 #endif
@@ -295,8 +305,6 @@ absl::StatusOr<std::vector<ThreadStack>> Read(pid_t process, const StackOptions&
   }
   return stacks;
 }
-
-bool IsOurs(const std::string& frame) { return absl::StartsWith(frame, kOurs); }
 
 bool Matters(pid_t process, const ThreadStack& stack) {
   if (stack.thread == process || stack.state == "D") return true;
