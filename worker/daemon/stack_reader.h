@@ -33,8 +33,10 @@ struct ThreadStack {
 // What every thread of a process does, its main thread first. The threads are stopped meanwhile
 // (ptrace, each for itself) and go on afterwards, whatever happens to the caller; a process that
 // was stopped (SIGSTOP) stays so. Threads that the kernel does not let stop (state D) tell only
-// where in the kernel they are. NotFound: no such process. PermissionDenied, with the way out: this
-// process may not look.
+// where in the kernel they are. Where a thread is in code without unwind tables (oneDNN's generated
+// kernels, MKL's), the frames after the first are return addresses on its stack, and say so; on
+// x86-64 only. NotFound: no such process. PermissionDenied, with the way out: this process may not
+// look.
 absl::StatusOr<std::vector<ThreadStack>> ReadStacks(pid_t process,
                                                     const StackOptions& options = {});
 
